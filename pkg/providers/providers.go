@@ -1,0 +1,100 @@
+package providers
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/keywell/keywell/pkg/secret"
+)
+
+// Provider reads secrets from one configured store. Implementations are safe for concurrent use.
+type Provider interface {
+	// Fetch asks the store for one secret, now: it keeps no cache of a remote store's answers. It returns when ctx ends,
+	// with an error for which errors.Is(err, ctx.Err()) holds. Every other error has a Kind (see Error). The Payload
+	// belongs to the caller.
+	Fetch(ctx context.Context, q Query) (Payload, error)
+	// Close releases what Open took and makes further calls fail with Unavailable. Calls under way may fail too. It may
+	// be called more than once.
+	Close() error
+}
+
+// Lister is implemented by providers that can tell which secrets exist.
+type Lister interface {
+	// List returns the names of all secrets that q selects (Namespace, Metadata; its Name is empty), sorted, without
+	// duplicates, each usable as Query.Name. It pages through the store by itself: a listing is whole or an error.
+	List(ctx context.Context, q Query) ([]string, error)
+}
+
+// Notifier is implemented by providers that learn of changes without being asked.
+type Notifier interface {
+	// Notify calls changed for each secret that may have changed, until ctx ends (then it returns nil) or the source of
+	// notifications breaks (then it returns why, and is called again after a pause). An empty name means that anything
+	// may have changed. A change made after Notify was entered is never missed; one call may stand for several changes.
+	// When changed is called, Fetch already returns the new content. changed never blocks and is not called concurrently.
+	Notify(ctx context.Context, changed func(name string)) error
+}
+
+// Query says what to fetch. Selectors that a store does not have are refused with Invalid, not ignored, because an
+// ignored selector would return other bytes than were asked for.
+type Query struct {
+	Name      string            // secret name; empty in a listing
+	Version   string            // store's version id; empty: latest
+	Stage     string            // store's version stage; empty: the store's default
+	Namespace string            // store-side namespace; empty: the store's default
+	Metadata  map[string]string // request metadata that selects no other bytes (paging hints, …): key → value
+	Tokens    TokenSource       // the calling pod's own tokens; nil when the agent reads on its own behalf
+}
+
+// TokenSource gives the calling pod's service-account tokens, for stores that authorise pods themselves.
+type TokenSource interface {
+	// Token returns a token for audience and when it expires.
+	Token(ctx context.Context, audience string) (secret.Value, time.Time, error)
+}
+
+// Payload is what one fetch returned.
+type Payload struct {
+	Fields   map[string]secret.Value // field name → value; a single-value secret has one field, named as the secret
+	Version  string                  // store's version id; empty if the store has none
+	Lease    *Lease                  // non-nil for a dynamic secret
+	NotAfter time.Time               // when the content ceases to be valid; zero: never
+}
+
+// Lease is a store's promise to keep a dynamic secret valid.
+type Lease struct {
+	ID        string
+	Duration  time.Duration
+	Renewable bool
+}
+
+// Driver describes one kind of store.
+type Driver struct {
+	// Type is Dapr's component type in lower case, such as "secretstores.local.file".
+	Type string
+	// Properties lists the metadata names that the driver understands, so that a misspelt one can be reported.
+	Properties []Property
+	// MultipleKeyValues tells, for an opened configuration, whether a secret may have several fields. Dapr's metadata
+	// API reports it as the capability MULTIPLE_KEY_VALUES_PER_SECRET. Nil: never.
+	MultipleKeyValues func(Config) bool
+	// MissingIsEmpty is set for stores for which Dapr's API answers a secret that is missing or withheld with an empty
+	// string rather than an error (local.env). Only the API does so: for a volume it is missing.
+	MissingIsEmpty bool
+	// Open returns a Provider for cfg, or an Error with Kind Invalid for a faulty configuration and Unavailable for a
+	// store that can't be reached now. It may do I/O until ctx ends.
+	Open func(ctx context.Context, cfg Config) (Provider, error)
+}
+
+// Property describes one metadata name of a Component.
+type Property struct {
+	Name     string   // canonical spelling; names match in any case
+	Aliases  []string // other accepted names
+	Required bool
+	Secret   bool // a value written in the manifest in plain deserves a warning
+}
+
+// Config is one store's configuration, with every reference resolved.
+type Config struct {
+	Name       string // store name, for logs
+	Properties Properties
+	Logger     *slog.Logger // never nil
+}

@@ -1,0 +1,61 @@
+package resolve
+
+import (
+	"errors"
+	"time"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// ErrNotGranted is returned when a zero Grant, or one for another operation, is presented: a bug in the caller.
+var ErrNotGranted = errors.New("no grant for this operation")
+
+// ErrStoreClosed is returned for a store that is not installed: unknown, failed to open, or removed.
+var ErrStoreClosed = errors.New("store is not open")
+
+// Request is one read.
+type Request struct {
+	Grant    scope.Grant
+	Metadata map[string]string     // request metadata that selects no other bytes; see providers.Query
+	Tokens   providers.TokenSource // the caller's own tokens; may be nil
+	// Fresh asks the store even if a cached answer is young enough (Cache-Control: no-cache). It is still single-flighted
+	// and rate-limited, and a failure is returned rather than a stale answer.
+	Fresh bool
+	// Origin says on whose behalf, for the audit trail: "api", "volume", "rotation" or "reference".
+	Origin string
+}
+
+// Result is a payload and how old it is. The payload is shared: it must not be changed.
+type Result struct {
+	providers.Payload
+	FetchedAt time.Time // when the store last confirmed this content
+	ExpiresAt time.Time // until when it is served without asking the store again
+	Stale     bool      // the store failed since; this is the last good content
+	Digest    Digest    // of names and values of all fields; equal digests mean equal content
+}
+
+// Digest identifies a payload's content within this process. It is keyed with a random key made at start, so that it
+// can be shown (as an ETag) without letting anyone test guesses of a short secret against it.
+type Digest [16]byte
+
+// Store is a provider with the settings that govern how the resolver treats it.
+type Store struct {
+	Name     string
+	Provider providers.Provider
+	Settings Settings
+}
+
+// Settings are a store's limits. The zero value of each field stands for the default given beside it.
+type Settings struct {
+	CacheTTL          time.Duration // how long an answer is fresh; default 1 minute; 1 ns in effect turns the cache off
+	NegativeTTL       time.Duration // how long "not found" and "denied" are remembered; default 5 s
+	StaleFor          time.Duration // how long after CacheTTL a last good answer may be served while the store fails; default 1 h; negative: never
+	RequestTimeout    time.Duration // deadline of one store call; default 10 s
+	RequestsPerSecond float64       // token bucket rate; default 100
+	Burst             int           // token bucket size; default 200
+	MaxEntries        int           // cached secrets of the store; default 10 000
+	MaxBytes          int64         // bytes of values cached of the store; default 64 MiB
+	// PerIdentity keeps one cached answer per namespace and service account, for stores that authorise pods themselves.
+	PerIdentity bool
+}

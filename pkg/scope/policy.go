@@ -1,0 +1,164 @@
+package scope
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Rules are the inputs of a Policy, as manifests declare them.
+type Rules struct {
+	Stores   []Store
+	Scopes   []StoreScope
+	Policies []AccessRule
+	// Closed is the default for stores. When false (standalone use), a store that no AccessRule names is open to every
+	// caller that can see it, as in Dapr. When true (Kubernetes), a store with a namespace is open to that namespace
+	// (only a deny takes that away), a store without one is open to nobody, and other namespaces' secrets need a rule
+	// that names them.
+	Closed bool
+}
+
+// Store is what the policy needs to know of a configured store.
+type Store struct {
+	Name      string
+	Namespace string   // the manifest's metadata.namespace; empty: not bound to one
+	AppIDs    []string // the manifest's scopes; empty: every app
+	Source    string   // file:line of the manifest
+}
+
+// StoreScope is one entry of Dapr's Configuration spec.secrets.scopes. The decision for a secret name is Dapr's
+// (pkg/config/configuration.go, IsSecretAllowed):
+//
+//  1. Allowed is not empty: allowed if the name is in it. Denied and Default are ignored.
+//  2. The name is in Denied: denied.
+//  3. Otherwise allowed, unless Default is "deny" (case ignored).
+//
+// Names are compared exactly. A store without an entry is not limited by this layer.
+type StoreScope struct {
+	Store   string
+	Default string // "", "allow" or "deny", in any case
+	Allowed []string
+	Denied  []string
+	Source  string
+}
+
+// AccessRule is one rule of an AccessPolicy: subjects × stores × names. All patterns are globs in which * stands for
+// any run of characters, separators included, and ? for one character.
+type AccessRule struct {
+	Subjects   []Subject // any one must match; empty matches no one
+	Stores     []string  // store name patterns
+	Allow      []string  // secret name patterns granted
+	Deny       []string  // secret name patterns refused; a deny in any rule wins over every allow
+	Namespaces []string  // store-side namespaces granted besides the default one and the caller's own
+	Source     string
+}
+
+// Subject selects callers. An empty field matches every value, and a Subject with no field set matches every caller.
+type Subject struct{ Namespace, ServiceAccount, AppID string }
+
+// Policy is a compiled, immutable set of Rules. The zero Policy knows no store. It is safe for concurrent use.
+type Policy struct {
+	stores map[string]*storePolicy // store name → what decides for it
+	closed bool
+}
+
+// storePolicy is everything that concerns one store.
+type storePolicy struct {
+	Store
+	apps  map[string]bool
+	scope *compiledScope
+	rules []AccessRule
+}
+
+type compiledScope struct {
+	StoreScope
+	allowed, denied map[string]bool
+}
+
+// NewPolicy compiles rules. It refuses what Dapr refuses (a store with two scope entries, an unknown default access)
+// and two stores of one name.
+func NewPolicy(rules Rules) (*Policy, error) {
+	p := &Policy{stores: make(map[string]*storePolicy, len(rules.Stores)), closed: rules.Closed}
+	for _, s := range rules.Stores {
+		if other, ok := p.stores[s.Name]; ok {
+			return nil, fmt.Errorf("%s: store %q is already defined at %s", s.Source, s.Name, other.Source)
+		}
+		p.stores[s.Name] = &storePolicy{Store: s, apps: set(s.AppIDs), rules: rulesFor(s.Name, rules.Policies)}
+	}
+	seen := map[string]string{} // store → source of its scope entry
+	for _, sc := range rules.Scopes {
+		if first, ok := seen[sc.Store]; ok {
+			return nil, fmt.Errorf("%s: %s storeName is repeated in secrets configuration, first at %s", sc.Source, sc.Store, first)
+		}
+		seen[sc.Store] = sc.Source
+		if !slices.Contains([]string{"", "allow", "deny"}, strings.ToLower(sc.Default)) {
+			return nil, fmt.Errorf("%s: defaultAccess %q of store %s is neither allow nor deny", sc.Source, sc.Default, sc.Store)
+		}
+		if s, ok := p.stores[sc.Store]; ok {
+			s.scope = &compiledScope{StoreScope: sc, allowed: set(sc.Allowed), denied: set(sc.Denied)}
+		}
+	}
+	return p, nil
+}
+
+func rulesFor(store string, all []AccessRule) []AccessRule {
+	var rules []AccessRule
+	for _, r := range all {
+		if anyMatch(r.Stores, store) {
+			rules = append(rules, r)
+		}
+	}
+	return rules
+}
+
+// Authorize decides whether id may read ref. The error is ErrStoreNotFound or a *DeniedError.
+func (p *Policy) Authorize(id Identity, ref Ref) (Grant, error) {
+	if err := p.decide(id, ref).err(ref); err != nil {
+		return Grant{}, err
+	}
+	return Grant{id: id, ref: ref, kind: read}, nil
+}
+
+// AuthorizeList decides whether id may learn which names exist in ref.Store (and ref.Namespace), so that each can be
+// put to Authorize. The names themselves must not reach the caller before that. The error is as for Authorize.
+func (p *Policy) AuthorizeList(id Identity, ref Ref) (Grant, error) {
+	ref.Name = ""
+	s, d := p.visible(id, ref)
+	if d.Allowed {
+		d = s.listable(id, ref, p.closed)
+	}
+	if err := d.err(ref); err != nil {
+		return Grant{}, err
+	}
+	return Grant{id: id, ref: ref, kind: list}, nil
+}
+
+// AuthorizeReference decides whether the component called from may have a secretKeyRef to ref. Such a Grant lets the
+// agent read on its own behalf; it gives no caller a right to read. A component without a namespace belongs to the
+// admin and may refer to any store. A component with one is a tenant's: it reaches what a caller of that namespace
+// would reach, app ids and Dapr scopes aside.
+func (p *Policy) AuthorizeReference(from Store, ref Ref) (Grant, error) {
+	s, ok := p.stores[ref.Store]
+	if !ok {
+		return Grant{}, ErrStoreNotFound
+	}
+	if from.Namespace != "" {
+		id := Identity{Namespace: from.Namespace}
+		d := s.inNamespace(id, p.closed)
+		if d.Allowed {
+			d = s.access(id, ref, p.closed)
+		}
+		if err := d.err(ref); err != nil {
+			return Grant{}, err
+		}
+	}
+	return Grant{ref: ref, kind: reference}, nil
+}
+
+func set(names []string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
+}
