@@ -19,6 +19,9 @@ type Request struct {
 	Grant    scope.Grant
 	Metadata map[string]string     // request metadata that selects no other bytes; see providers.Query
 	Tokens   providers.TokenSource // the caller's own tokens; may be nil
+	// MaxAge is how old an answer may be. Zero: the store's CacheTTL. A volume passes its own refresh interval here, so
+	// that volumes with one interval share one read and a shorter interval is still honoured.
+	MaxAge time.Duration
 	// Fresh asks the store even if a cached answer is young enough (Cache-Control: no-cache). It is still single-flighted
 	// and rate-limited, and a failure is returned rather than a stale answer.
 	Fresh bool
@@ -32,7 +35,9 @@ type Result struct {
 	FetchedAt time.Time // when the store last confirmed this content
 	ExpiresAt time.Time // until when it is served without asking the store again
 	Stale     bool      // the store failed since; this is the last good content
-	Digest    Digest    // of names and values of all fields; equal digests mean equal content
+	// RefreshInterval is the store's default for how often a volume reads again.
+	RefreshInterval time.Duration
+	Digest          Digest // of names and values of all fields; equal digests mean equal content
 }
 
 // Digest identifies a payload's content within this process. It is keyed with a random key made at start, so that it
@@ -49,6 +54,7 @@ type Store struct {
 // Settings are a store's limits. The zero value of each field stands for the default given beside it.
 type Settings struct {
 	CacheTTL          time.Duration // how long an answer is fresh; default 1 minute; 1 ns in effect turns the cache off
+	RefreshInterval   time.Duration // how often a volume without an interval of its own reads again; default CacheTTL
 	NegativeTTL       time.Duration // how long "not found" and "denied" are remembered; default 5 s
 	StaleFor          time.Duration // how long after CacheTTL a last good answer may be served while the store fails; default 1 h; negative: never
 	RequestTimeout    time.Duration // deadline of one store call; default 10 s

@@ -119,6 +119,12 @@ func (p *Policy) Authorize(id Identity, ref Ref) (Grant, error) {
 	return Grant{id: id, ref: ref, kind: read}, nil
 }
 
+// Visible reports whether id may know that store exists.
+func (p *Policy) Visible(id Identity, store string) bool {
+	_, d := p.visible(id, Ref{Store: store})
+	return d.Allowed
+}
+
 // AuthorizeList decides whether id may learn which names exist in ref.Store (and ref.Namespace), so that each can be
 // put to Authorize. The names themselves must not reach the caller before that. The error is as for Authorize.
 func (p *Policy) AuthorizeList(id Identity, ref Ref) (Grant, error) {
