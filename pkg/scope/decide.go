@@ -195,7 +195,7 @@ func match(patterns []string, s string) (string, bool) {
 	return "", false
 }
 
-// glob reports whether s matches pattern, in which * is any run of characters and ? any one. It takes time linear in
+// glob reports whether s matches pattern, in which * is any run of bytes and ? any one. It takes time linear in
 // len(pattern) × len(s) at worst: on a mismatch it goes back to the last star only.
 func glob(pattern, s string) bool {
 	p, i, star, mark := 0, 0, -1, 0

@@ -43,7 +43,7 @@ type StoreScope struct {
 }
 
 // AccessRule is one rule of an AccessPolicy: subjects × stores × names. All patterns are globs in which * stands for
-// any run of characters, separators included, and ? for one character.
+// any run of characters, separators included, and ? for one byte.
 type AccessRule struct {
 	Subjects   []Subject // any one must match; empty matches no one
 	Stores     []string  // store name patterns
