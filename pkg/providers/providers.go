@@ -79,10 +79,16 @@ type Driver struct {
 	// MissingIsEmpty is set for stores for which Dapr's API answers a secret that is missing or withheld with an empty
 	// string rather than an error (local.env). Only the API does so: for a volume it is missing.
 	MissingIsEmpty bool
+	// Selectors tells which selectors of a Query the store has. The API drops the others from a request, because Dapr's
+	// stores ignore them; a volume that asks for one is refused by Fetch.
+	Selectors Selectors
 	// Open returns a Provider for cfg, or an Error with Kind Invalid for a faulty configuration and Unavailable for a
 	// store that can't be reached now. It may do I/O until ctx ends.
 	Open func(ctx context.Context, cfg Config) (Provider, error)
 }
+
+// Selectors are the selectors of a Query that a store has.
+type Selectors struct{ Version, Stage, Namespace bool }
 
 // Property describes one metadata name of a Component.
 type Property struct {

@@ -1,0 +1,89 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/resolve"
+	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/secret"
+)
+
+// Options configures a Server. Policy, Resolver and Stores are required.
+type Options struct {
+	// AppID is the Dapr app id that health and metadata report for a caller without one, and the app id of every caller
+	// if Attest is nil.
+	AppID string
+	// Version is reported as Dapr's runtime version.
+	Version string
+	// Policy gives the policy in force. Two calls return the same pointer until the policy changes.
+	Policy   interface{ Policy() *scope.Policy }
+	Resolver Resolver
+	Audit    Auditor // nil: none
+	Stores   Stores
+	// Attest derives the caller's identity from evidence. Its error is never shown to the caller, who is told that the
+	// API token is wrong. It is called for each request. Nil: every caller is the app AppID.
+	Attest func(ctx context.Context, e Evidence) (scope.Identity, error)
+	// Token must be presented by every caller as dapr-api-token, before Attest is asked. Empty: none is needed.
+	Token secret.Value
+	// Ready returns the names of the parts that are not ready to serve. Nil: always ready.
+	Ready func() []string
+	// MaxBodyBytes limits a request's body and, over gRPC, an answer. Default 4 MiB, as in Dapr.
+	MaxBodyBytes int
+	// ReadBufferBytes limits a request's HTTP headers, and over gRPC a 1024th of them. Default 4 KiB, as in Dapr.
+	ReadBufferBytes int
+	Logger          *slog.Logger          // nil: discard
+	Registerer      prometheus.Registerer // nil: no metrics
+}
+
+// Resolver is what the API needs of resolve.Resolver.
+type Resolver interface {
+	Resolve(ctx context.Context, req resolve.Request) (resolve.Result, error)
+	List(ctx context.Context, req resolve.Request) ([]string, error)
+	// Epoch changes whenever an answer of the store may differ from what it was.
+	Epoch(store string) uint64
+}
+
+// Auditor records what the resolver does not see.
+type Auditor interface {
+	// AuditDenied records a read that the policy refused.
+	AuditDenied(origin string, id scope.Identity, ref scope.Ref, err error)
+	// AuditCached records an answer that was given again without asking the resolver.
+	AuditCached(origin string, id scope.Identity, ref scope.Ref)
+}
+
+// Stores tells which stores are configured. It is called for each request and must be quick. It is safe for concurrent
+// use.
+type Stores interface {
+	// Store returns the store called name.
+	Store(name string) (Store, bool)
+	// Stores returns all stores, sorted by name.
+	Stores() []Store
+}
+
+// Store is what the API needs to know of a configured store.
+type Store struct {
+	Name         string
+	Type         string // Dapr's component type
+	Version      string
+	Capabilities []string // as Dapr's metadata API reports them
+	// MissingIsEmpty and Selectors are those of the store's providers.Driver.
+	MissingIsEmpty bool
+	Selectors      providers.Selectors
+	Open           bool
+	Reason         string // why the store is not open; shown to callers that may know of it
+}
+
+// Evidence is what is known of a caller before it is attested.
+type Evidence struct {
+	// Token is the value of dapr-api-token, unchecked if Options.Token is empty. Empty: none was sent.
+	Token secret.Value
+	// Peer is the remote address of the connection. A listener that knows more about who connects (a socket inside one
+	// pod's volume, a listener inside one pod's network namespace) says so by accepting connections whose RemoteAddr is
+	// of a type of its own. Nil where the HTTP handler runs under a foreign server.
+	Peer net.Addr
+}
