@@ -18,10 +18,10 @@ type Options struct {
 	// several workers, for one volume by one at a time. ctx ends when the volume is removed, when Run's context ends and
 	// after Timeout. Required.
 	Rotate     func(ctx context.Context, id string) (next time.Time, err error)
-	Workers    int           // rotations at one time; default 4
-	Timeout    time.Duration // of one rotation; default 1 minute
-	Logger     *slog.Logger  // nil: discard
-	Registerer prometheus.Registerer
+	Workers    int                   // rotations at one time; default 4
+	Timeout    time.Duration         // of one rotation; default 1 minute
+	Logger     *slog.Logger          // nil: discard
+	Registerer prometheus.Registerer // nil: none
 }
 
 const (
@@ -33,6 +33,9 @@ const (
 	// The pause after the first failure in a row; it doubles with each further one up to maxBackoff.
 	minBackoff = time.Second
 	maxBackoff = 2 * time.Minute
+
+	// idle is how long to wait with nothing queued: any time will do, since queueing wakes.
+	idle = time.Hour
 )
 
 // Scheduler rotates volumes when they are due. It is safe for concurrent use.
@@ -70,7 +73,7 @@ func New(opts Options) (*Scheduler, error) {
 
 // Add schedules a volume that has just been published or found: it is rotated by due, spread as every due time is. A
 // zero due means when it is nudged. For a volume that is known already, due replaces the time it had, and the failures
-// it had are forgotten.
+// it had are forgotten. If it is being rotated, it is rotated once more, by due.
 func (s *Scheduler) Add(id string, due time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,17 +82,16 @@ func (s *Scheduler) Add(id string, due time.Time) {
 		e = &entry{id: id, index: unqueued}
 		s.entries[id] = e
 	}
-	s.succeeded(e)
-	e.removed = false
 	if !due.IsZero() {
 		due = spread(time.Now(), due)
 	}
-	switch {
-	case e.cancel != nil:
-		e.again = earlier(e.again, due)
-	case due.IsZero():
-		s.queue.drop(e)
-	default:
+	if e.cancel != nil {
+		e.removed, e.again = false, earlier(e.again, due)
+		return
+	}
+	s.succeeded(e)
+	s.queue.drop(e)
+	if !due.IsZero() {
 		s.enqueue(e, due)
 	}
 }
@@ -179,7 +181,7 @@ func (s *Scheduler) pop(ctx context.Context) (*entry, context.Context, time.Dura
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.queue) == 0 {
-		return nil, nil, time.Hour
+		return nil, nil, idle
 	}
 	if wait := time.Until(s.queue[0].due); wait > 0 {
 		return nil, nil, wait
@@ -196,10 +198,10 @@ func (s *Scheduler) pop(ctx context.Context) (*entry, context.Context, time.Dura
 // rotate runs one rotation and schedules the next.
 func (s *Scheduler) rotate(ctx context.Context, e *entry) {
 	next, err := s.opts.Rotate(ctx, e.id)
-	cancelled := errors.Is(context.Cause(ctx), context.Canceled)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	cancelled := errors.Is(ctx.Err(), context.Canceled)
 	e.cancel()
 	e.cancel = nil
 	now := time.Now()
