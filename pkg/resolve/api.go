@@ -22,8 +22,9 @@ type Request struct {
 	// MaxAge is how old an answer may be. Zero: the store's CacheTTL. A volume passes its own refresh interval here, so
 	// that volumes with one interval share one read and a shorter interval is still honoured.
 	MaxAge time.Duration
-	// Fresh asks the store even if a cached answer is young enough (Cache-Control: no-cache). It is still single-flighted
-	// and rate-limited, and a failure is returned rather than a stale answer.
+	// Fresh asks the store even if a cached answer is young enough (Cache-Control: no-cache). It is still rate-limited,
+	// and shares a call with other readers unless that call began earlier: it may have read before the change that this
+	// reader is after. A failure is returned rather than a stale answer.
 	Fresh bool
 	// Origin says on whose behalf, for the audit trail: "api", "volume", "rotation" or "reference".
 	Origin string
@@ -33,7 +34,7 @@ type Request struct {
 type Result struct {
 	providers.Payload
 	FetchedAt time.Time // when the store last confirmed this content
-	ExpiresAt time.Time // until when it is served without asking the store again
+	ExpiresAt time.Time // until when it is served without asking the store again; never in the future if Stale
 	Stale     bool      // the store failed since; this is the last good content
 	// RefreshInterval is the store's default for how often a volume reads again.
 	RefreshInterval time.Duration
@@ -54,7 +55,7 @@ type Store struct {
 // Settings are a store's limits. The zero value of each field stands for the default given beside it.
 type Settings struct {
 	CacheTTL          time.Duration // how long an answer is fresh; default 1 minute; 1 ns in effect turns the cache off
-	RefreshInterval   time.Duration // how often a volume without an interval of its own reads again; default CacheTTL
+	RefreshInterval   time.Duration // how often a volume without an interval of its own reads again; default CacheTTL, or 1 minute if that is below 1 s
 	NegativeTTL       time.Duration // how long "not found" and "denied" are remembered; default 5 s
 	StaleFor          time.Duration // how long after CacheTTL a last good answer may be served while the store fails; default 1 h; negative: never
 	RequestTimeout    time.Duration // deadline of one store call; default 10 s
