@@ -14,8 +14,8 @@ type Provider interface {
 	// with an error for which errors.Is(err, ctx.Err()) holds. Every other error has a Kind (see Error). The Payload
 	// belongs to the caller.
 	Fetch(ctx context.Context, q Query) (Payload, error)
-	// Close releases what Open took and makes further calls fail with Unavailable. Calls under way may fail too. It may
-	// be called more than once.
+	// Close releases what Open took and makes further calls fail with Unavailable. Calls under way may fail too, and a
+	// running Notify does. It may be called more than once.
 	Close() error
 }
 
