@@ -29,8 +29,12 @@ lint: ## formatting, vet, staticcheck
 conformance: ## the CSI project's sanity suite against the agent's CSI services
 	cd test/conformance && $(GO) test -race -tags $(TAGS) ./...
 
-sdk: build ## the unmodified Dapr SDKs against the agent
+sdk: build test/sdk/js/node_modules ## the unmodified Dapr SDKs against the agent
 	cd test/sdk && KEYWELL_AGENT=$(abspath $(BIN)) $(GO) test -race -tags $(TAGS) ./...
+
+# Without npm the JS SDK's test skips and says so.
+test/sdk/js/node_modules: test/sdk/js/package-lock.json
+	@if command -v npm >/dev/null; then cd test/sdk/js && npm ci --no-audit --no-fund --ignore-scripts && touch node_modules; fi
 
 fuzz: ## every fuzz target, FUZZTIME each
 	./test/fuzz.sh $(or $(FUZZTIME),10s)
