@@ -2,14 +2,14 @@ package mount
 
 import "errors"
 
-// ErrNotMounted is returned when no filesystem is mounted on a target, or the target does not exist.
+// ErrNotMounted is returned when nothing is mounted on a target, or the target does not exist.
 var ErrNotMounted = errors.New("target is not mounted")
 
-// ErrForeign is returned when something is mounted on a target that this package can't have mounted.
-var ErrForeign = errors.New("target has a mount that is not a keywell volume")
+// ErrOccupied is returned when something is mounted on a target that must be free, or that Mount can't have put there.
+var ErrOccupied = errors.New("something else is mounted on the target")
 
-// ErrBadTarget is returned for a target path that is not below one of the roots, leads through a symbolic link, or has
-// no parent directory.
+// ErrBadTarget is returned for a target path that is not below one of the roots, is not in its shortest form, leads
+// through a symbolic link, or has no parent directory.
 var ErrBadTarget = errors.New("target path is not acceptable")
 
 // Options describe a tmpfs.
@@ -21,8 +21,8 @@ type Options struct {
 
 // Info describes a mounted tmpfs.
 type Info struct {
-	// Device is the tmpfs' device number. It tells one tmpfs from another for as long as either exists, in every mount
-	// namespace; mount IDs differ between namespaces, and a restarted agent has a new one.
+	// Device is the tmpfs' device number. It tells one tmpfs from another for as long as either exists, and is the same
+	// in every mount namespace. (Mount IDs are not, and a restarted agent may be in a new namespace.)
 	Device                  uint64
 	UsedBytes, TotalBytes   int64
 	UsedInodes, TotalInodes int64

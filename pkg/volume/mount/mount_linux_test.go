@@ -1,0 +1,342 @@
+package mount_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/pkg/volume/mount"
+)
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+}
+
+// newMounter returns a Mounter for a new directory, whose mounts are gone when the test ends.
+func newMounter(t testing.TB) (*mount.Mounter, string) {
+	t.Helper()
+	needRoot(t)
+	root := t.TempDir()
+	m, err := mount.New(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		entries, err := os.ReadDir(root)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, e := range entries {
+			for unix.Unmount(filepath.Join(root, e.Name()), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+			}
+		}
+	})
+	return m, root
+}
+
+var small = mount.Options{Size: 64 << 10, Inodes: 16}
+
+func fillWith(name, content string) func(*os.Root) error {
+	return func(r *os.Root) error { return r.WriteFile(name, []byte(content), 0o444) }
+}
+
+func empty(*os.Root) error { return nil }
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func exists(t *testing.T, path string) bool {
+	t.Helper()
+	_, err := os.Lstat(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func TestMountIsSeenOnlyWhenFull(t *testing.T) {
+	m, root := newMounter(t)
+	target := filepath.Join(root, "v")
+	info, err := m.Mount(target, small, func(r *os.Root) error {
+		if err := r.WriteFile("a", []byte("x"), 0o444); err != nil {
+			return err
+		}
+		if exists(t, filepath.Join(target, "a")) {
+			t.Error("the file is visible before the mount is complete")
+		}
+		if _, _, err := m.Open(target); !errors.Is(err, mount.ErrNotMounted) {
+			t.Errorf("open while filling: %v, want ErrNotMounted", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, filepath.Join(target, "a")); got != "x" {
+		t.Errorf("file holds %q", got)
+	}
+	if info.TotalBytes != small.Size || info.TotalInodes != small.Inodes || info.UsedBytes == 0 || info.UsedInodes != 2 {
+		t.Errorf("info is %+v", info)
+	}
+
+	r, again, err := m.Open(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if again != info {
+		t.Errorf("open says %+v, mount said %+v", again, info)
+	}
+	if err := r.WriteFile("b", []byte("y"), 0o444); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, filepath.Join(target, "b")); got != "y" {
+		t.Errorf("file written through the handle holds %q", got)
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	m, root := newMounter(t)
+	target := filepath.Join(root, "v")
+	if _, err := m.Mount(target, small, empty); err != nil {
+		t.Fatal(err)
+	}
+	table := read(t, "/proc/self/mountinfo")
+	for line := range strings.Lines(table) {
+		if !strings.Contains(line, " "+target+" ") {
+			continue
+		}
+		for _, want := range []string{"nosuid", "nodev", "noexec", "size=64k", "nr_inodes=16", "mode=755", "tmpfs keywell"} {
+			if !strings.Contains(line, want) {
+				t.Errorf("%q is not among %q", want, line)
+			}
+		}
+	}
+	if !strings.Contains(table, " "+target+" ") {
+		t.Error("the target is not in the mount table")
+	}
+	if err := os.WriteFile(filepath.Join(target, "big"), make([]byte, small.Size+1), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("write past the size: %v, want ENOSPC", err)
+	}
+}
+
+func TestFailedMountLeavesNothing(t *testing.T) {
+	m, root := newMounter(t)
+	broken := errors.New("broken")
+	fail := func(r *os.Root) error {
+		return errors.Join(r.WriteFile("a", nil, 0o444), broken)
+	}
+
+	created := filepath.Join(root, "created")
+	if _, err := m.Mount(created, small, fail); !errors.Is(err, broken) {
+		t.Errorf("got %v, want what fill returned", err)
+	}
+	if exists(t, created) {
+		t.Error("the target that Mount created is left")
+	}
+
+	found := filepath.Join(root, "found")
+	if err := os.Mkdir(found, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Mount(found, small, fail); !errors.Is(err, broken) {
+		t.Errorf("got %v, want what fill returned", err)
+	}
+	if !exists(t, found) {
+		t.Error("a target that Mount found is gone")
+	}
+	if _, _, err := m.Open(found); !errors.Is(err, mount.ErrNotMounted) {
+		t.Errorf("open: %v, want ErrNotMounted", err)
+	}
+	if _, err := m.Mount(found, mount.Options{Size: 1 << 12, Inodes: 4, Context: "not a context"}, empty); err == nil {
+		t.Error("a bad option was accepted")
+	}
+}
+
+func TestMountDoesNotStack(t *testing.T) {
+	m, root := newMounter(t)
+	target := filepath.Join(root, "v")
+	if _, err := m.Mount(target, small, fillWith("a", "first")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Mount(target, small, fillWith("a", "second")); !errors.Is(err, mount.ErrOccupied) {
+		t.Errorf("second mount: %v, want ErrOccupied", err)
+	}
+	if got := read(t, filepath.Join(target, "a")); got != "first" {
+		t.Errorf("file holds %q", got)
+	}
+}
+
+func TestUnmount(t *testing.T) {
+	m, root := newMounter(t)
+	target := filepath.Join(root, "v")
+
+	t.Run("removes mount and directory, twice", func(t *testing.T) {
+		if _, err := m.Mount(target, small, empty); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := m.Unmount(target); err != nil {
+				t.Error(err)
+			}
+			if exists(t, target) {
+				t.Error("the target is left")
+			}
+		}
+	})
+	t.Run("of a busy mount", func(t *testing.T) {
+		if _, err := m.Mount(target, small, fillWith("a", "x")); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(filepath.Join(target, "a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := m.Unmount(target); err != nil {
+			t.Error(err)
+		}
+		if exists(t, target) {
+			t.Error("the target is left")
+		}
+		if b := make([]byte, 1); must(f.Read(b)) != 1 || b[0] != 'x' {
+			t.Error("the open file is not readable any more")
+		}
+	})
+	t.Run("of stacked mounts", func(t *testing.T) {
+		if err := os.Mkdir(target, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := unix.Mount("x", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := m.Unmount(target); err != nil {
+			t.Error(err)
+		}
+		if exists(t, target) {
+			t.Error("the target is left")
+		}
+	})
+	t.Run("keeps files that the mount had hidden", func(t *testing.T) {
+		hidden := filepath.Join(target, "mine")
+		if err := errors.Join(os.Mkdir(target, 0o700), os.WriteFile(hidden, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Mount(target, small, empty); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Unmount(target); err != nil {
+			t.Error(err)
+		}
+		if !exists(t, hidden) {
+			t.Error("a file that was there before the mount is gone")
+		}
+		if err := os.RemoveAll(target); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("leaves a foreign mount alone", func(t *testing.T) {
+		if err := os.Mkdir(target, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("x", target, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Unmount(target); !errors.Is(err, mount.ErrOccupied) {
+			t.Errorf("unmount: %v, want ErrOccupied", err)
+		}
+		if _, _, err := m.Open(target); !errors.Is(err, mount.ErrOccupied) {
+			t.Errorf("open: %v, want ErrOccupied", err)
+		}
+		if _, err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
+			t.Errorf("mount: %v, want ErrOccupied", err)
+		}
+	})
+}
+
+func must(n int, _ error) int { return n }
+
+func TestHostileTargets(t *testing.T) {
+	m, root := newMounter(t)
+	outside := t.TempDir()
+	if err := errors.Join(
+		os.Symlink(outside, filepath.Join(root, "link")),
+		os.WriteFile(filepath.Join(root, "file"), nil, 0o600),
+		os.Mkdir(filepath.Join(outside, "dir"), 0o700),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{
+		"", "relative", root, root + "/", root + "/../x", root + "/a/../b", root + "//a", root + "x/a", "/etc/x",
+		root + "/link", root + "/link/dir", root + "/link/new", root + "/file", root + "/file/x", root + "/missing/x",
+	} {
+		t.Run(strings.TrimPrefix(target, root), func(t *testing.T) {
+			if _, err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrBadTarget) {
+				t.Errorf("mount: %v, want ErrBadTarget", err)
+			}
+			if _, _, err := m.Open(target); err == nil {
+				t.Error("open succeeded")
+			}
+			if err := m.Unmount(target); err != nil && !errors.Is(err, mount.ErrBadTarget) {
+				t.Errorf("unmount: %v, want ErrBadTarget", err)
+			}
+		})
+	}
+	if got, err := os.ReadDir(outside); err != nil || len(got) != 1 {
+		t.Errorf("outside holds %v, %v", got, err)
+	}
+	if !exists(t, filepath.Join(root, "link")) || !exists(t, filepath.Join(root, "file")) {
+		t.Error("unmount removed what it had refused")
+	}
+}
+
+func TestNew(t *testing.T) {
+	for _, roots := range [][]string{nil, {"relative"}, {"/a/../b"}, {"/ok", ""}} {
+		if _, err := mount.New(roots...); err == nil {
+			t.Errorf("New(%q) succeeded", roots)
+		}
+	}
+}
+
+func BenchmarkMountUnmount(b *testing.B) {
+	m, root := newMounter(b)
+	target := filepath.Join(root, "v")
+	for b.Loop() {
+		if _, err := m.Mount(target, small, empty); err != nil {
+			b.Fatal(err)
+		}
+		if err := m.Unmount(target); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	m, root := newMounter(b)
+	target := filepath.Join(root, "v")
+	if _, err := m.Mount(target, small, empty); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		r, _, err := m.Open(target)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.Close()
+	}
+}
