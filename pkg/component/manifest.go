@@ -12,7 +12,7 @@ import (
 type Manifests struct {
 	Components     []Component     // in the order of the sources, names unique
 	Configurations []Configuration // in the order of the sources
-	Policies       []AccessPolicy  // in the order of the sources, names unique
+	Policies       []AccessPolicy  // in the order of the sources
 	// Faulty lists documents and files that may hold a policy and of which no good version is known. While there is
 	// one, Rules denies every read.
 	Faulty []Position
