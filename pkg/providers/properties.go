@@ -1,7 +1,7 @@
 package providers
 
 import (
-	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -34,7 +34,7 @@ func (p Properties) Decode(declared []Property) *Decoder {
 type Decoder struct {
 	values   Properties
 	declared []Property
-	errs     []error
+	problems []string
 }
 
 // Secret returns the value of name as it stands; empty if not set.
@@ -99,10 +99,10 @@ func (d *Decoder) Duration(name string, fallback time.Duration) time.Duration {
 
 // Err returns nil, or an Error of Kind Invalid that names every faulty property. No value is quoted.
 func (d *Decoder) Err() error {
-	if len(d.errs) == 0 {
+	if len(d.problems) == 0 {
 		return nil
 	}
-	return &Error{Kind: Invalid, Err: errors.Join(d.errs...)}
+	return Errorf(Invalid, "metadata %s", strings.Join(d.problems, "; "))
 }
 
 // find returns the first value of prop that is not empty.
@@ -118,5 +118,5 @@ func (d *Decoder) find(prop Property) secret.Value {
 }
 
 func (d *Decoder) fail(name, problem string) {
-	d.errs = append(d.errs, Errorf(Invalid, "metadata field %q %s", name, problem))
+	d.problems = append(d.problems, fmt.Sprintf("field %q %s", name, problem))
 }

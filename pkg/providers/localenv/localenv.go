@@ -35,7 +35,11 @@ func DriverOf(environ func() []string) providers.Driver {
 		MissingIsEmpty: true,
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 			d := cfg.Properties.Decode(properties())
-			return &store{prefix: d.String("prefix", ""), environ: environ}, d.Err()
+			s := &store{prefix: d.String("prefix", ""), environ: environ}
+			if err := d.Err(); err != nil {
+				return nil, err
+			}
+			return s, nil
 		},
 	}
 }
