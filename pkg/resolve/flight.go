@@ -67,7 +67,7 @@ func (in *installation) ask(ctx context.Context, f *flight, q providers.Query) (
 		return nil, err
 	}
 	a, err := in.call(ctx, f.key, q, probe)
-	if err == nil || !broken(err.Kind) || err.RetryAfter > 0 || !pause(ctx, jitter(retryPause)) {
+	if err == nil || !broken(err.Kind) || in.limits.refusal(time.Now()) != nil || !pause(ctx, jitter(retryPause)) {
 		return a, err
 	}
 	if probe, refusal := in.admit(ctx, f); refusal == nil {
@@ -144,7 +144,7 @@ func (in *installation) invoke(ctx context.Context, list bool, q providers.Query
 	return resp
 }
 
-// land keeps what the flight brought and wakes the readers. Refusals replace what was cached: a secret that was deleted
+// land keeps what the flight brought, announces a change and wakes the readers, in this order. Refusals replace what was cached: a secret that was deleted
 // or withdrawn is never served as stale. Invalid only removes it. Any other failure leaves it as the last good answer.
 func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	var changed, warn bool
@@ -169,8 +169,6 @@ func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	if in.flights[f.key] == f {
 		delete(in.flights, f.key)
 	}
-	f.answer, f.err = a, err
-	close(f.done)
 	in.mu.Unlock()
 
 	if warn {
@@ -179,6 +177,8 @@ func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	if changed {
 		in.changed(in.name, f.key.Name)
 	}
+	f.answer, f.err = a, err
+	close(f.done)
 }
 
 // pause waits for d and reports false if ctx ends first.
