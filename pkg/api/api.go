@@ -13,7 +13,7 @@ import (
 	"github.com/keywell/keywell/pkg/secret"
 )
 
-// Options configures a Server. Policy, Resolver and Stores are required.
+// Options configures a Server. Policy, Resolver, Audit and Stores are required.
 type Options struct {
 	// AppID is the Dapr app id that health and metadata report for a caller without one, and the app id of every caller
 	// if Attest is nil.
@@ -23,7 +23,7 @@ type Options struct {
 	// Policy gives the policy in force. Two calls return the same pointer until the policy changes.
 	Policy   interface{ Policy() *scope.Policy }
 	Resolver Resolver
-	Audit    Auditor // nil: none
+	Audit    Auditor
 	Stores   Stores
 	// Attest derives the caller's identity from evidence. Its error is never shown to the caller, who is told that the
 	// API token is wrong. It is called for each request. Nil: every caller is the app AppID.
@@ -48,12 +48,12 @@ type Resolver interface {
 	Epoch(store string) uint64
 }
 
-// Auditor records what the resolver does not see.
+// Auditor records what passes the resolver by; resolve.Resolver is one.
 type Auditor interface {
 	// AuditDenied records a read that the policy refused.
-	AuditDenied(origin string, id scope.Identity, ref scope.Ref, err error)
-	// AuditCached records an answer that was given again without asking the resolver.
-	AuditCached(origin string, id scope.Identity, ref scope.Ref)
+	AuditDenied(ctx context.Context, origin string, id scope.Identity, ref scope.Ref, err error)
+	// AuditBulk records that an earlier answer, with so many secrets, was given again.
+	AuditBulk(ctx context.Context, origin string, list scope.Grant, secrets int)
 }
 
 // Stores tells which stores are configured. It is called for each request and must be quick. It is safe for concurrent

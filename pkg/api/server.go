@@ -1,35 +1,138 @@
 package api
 
 import (
+	"cmp"
 	"context"
-	"net"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// Dapr's defaults.
+const (
+	defaultBodyBytes   = 4 << 20
+	defaultReadBuffer  = 4 << 10
+	headerReadTimeout  = 10 * time.Second
+	gracePeriod        = 10 * time.Second
+	grpcHeaderPerBytes = 1024 // gRPC's header limit per byte of the read buffer
 )
 
 // Server serves the API. It is safe for concurrent use.
-type Server struct{}
+type Server struct {
+	http       *httpSkin
+	grpc       *grpcSkin
+	maxBody    int
+	readBuffer int
+	logger     *slog.Logger
+}
 
 // New returns a Server, which listens to nothing before Run.
-func New(opts Options) *Server { return &Server{} }
+func New(opts Options) *Server {
+	logger := opts.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	attest := opts.Attest
+	if attest == nil {
+		attest = func(context.Context, Evidence) (scope.Identity, error) { return scope.Identity{AppID: opts.AppID}, nil }
+	}
+	ready := opts.Ready
+	if ready == nil {
+		ready = func() []string { return nil }
+	}
+	c := &core{
+		policy:   opts.Policy,
+		resolver: opts.Resolver,
+		audit:    opts.Audit,
+		stores:   opts.Stores,
+		appID:    opts.AppID,
+		version:  opts.Version,
+		bulks:    newBulkCache(bulkCacheBytes),
+		metrics:  newMetrics(opts.Registerer),
+		logger:   logger,
+	}
+	g := &gate{token: opts.Token, attest: attest, logger: logger}
+	maxBody := cmp.Or(opts.MaxBodyBytes, defaultBodyBytes)
+	return &Server{
+		http:       &httpSkin{core: c, gate: g, health: &health{appID: opts.AppID, ready: ready}, maxBody: maxBody},
+		grpc:       &grpcSkin{core: c, gate: g},
+		maxBody:    maxBody,
+		readBuffer: cmp.Or(opts.ReadBufferBytes, defaultReadBuffer),
+		logger:     logger,
+	}
+}
 
 // Handler returns the HTTP skin alone.
-func (s *Server) Handler() http.Handler { return nil }
+func (s *Server) Handler() http.Handler { return s.http }
 
 // Run serves the API on all listeners until ctx ends, then gives calls under way 10 seconds to finish and returns nil.
 // It closes the listeners. If one of them breaks, Run stops and returns why.
-func (s *Server) Run(ctx context.Context, l Listeners) error { <-ctx.Done(); return nil }
-
-// Listeners are the sockets that a Server accepts connections on.
-type Listeners struct{ HTTP, GRPC []net.Listener }
-
-// Addresses say where to listen.
-type Addresses struct {
-	HTTP, GRPC []string // TCP addresses, host:port
-	// SocketDir, if set, replaces the TCP addresses by the Unix sockets dapr-<AppID>-http.socket and
-	// dapr-<AppID>-grpc.socket in this directory, as Dapr's --unix-domain-socket does.
-	SocketDir string
-	AppID     string
+func (s *Server) Run(ctx context.Context, l Listeners) error {
+	httpServer := s.newHTTPServer()
+	grpcServer := newGRPCServer(s.grpc, s.maxBody, s.readBuffer*grpcHeaderPerBytes)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, listener := range l.HTTP {
+		group.Go(func() error {
+			if err := httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve HTTP on %s: %w", listener.Addr(), err)
+			}
+			return nil
+		})
+	}
+	for _, listener := range l.GRPC {
+		group.Go(func() error {
+			if err := grpcServer.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+				return fmt.Errorf("serve gRPC on %s: %w", listener.Addr(), err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		stop(context.WithoutCancel(ctx), httpServer, grpcServer)
+		return nil
+	})
+	return group.Wait()
 }
 
-// Listen opens the sockets of a, all or none.
-func Listen(ctx context.Context, a Addresses) (Listeners, error) { return Listeners{}, nil }
+// newHTTPServer returns a server that speaks HTTP/1.1 and, to clients that know it, HTTP/2 without TLS.
+func (s *Server) newHTTPServer() *http.Server {
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           s.http,
+		Protocols:         protocols,
+		ReadHeaderTimeout: headerReadTimeout,
+		MaxHeaderBytes:    s.readBuffer,
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// stop ends both servers, in the grace period if their callers allow it.
+func stop(ctx context.Context, httpServer *http.Server, grpcServer *grpc.Server) {
+	ctx, cancel := context.WithTimeout(ctx, gracePeriod)
+	defer cancel()
+	var group errgroup.Group
+	group.Go(func() error {
+		if httpServer.Shutdown(ctx) != nil {
+			return httpServer.Close()
+		}
+		return nil
+	})
+	group.Go(func() error {
+		kill := context.AfterFunc(ctx, grpcServer.Stop)
+		grpcServer.GracefulStop()
+		kill()
+		return nil
+	})
+	_ = group.Wait() // connections that would not close are gone with the process
+}
