@@ -58,13 +58,18 @@ func notifyEnds(s *suite) {
 // watcher is a running Notify and what is expected of it.
 type watcher struct {
 	cancel context.CancelFunc
-	done   chan error    // what Notify returned
-	seen   chan struct{} // closed when everything expected has been reported
+	done   chan error // what Notify returned
 
 	mu       sync.Mutex
-	calling  int                          // calls of changed under way
-	expected map[string]map[string]string // secret name → fields that Fetch must return; nil: not found
-	early    map[string]bool              // secrets that were reported when Fetch did not return that
+	calling  int          // calls of changed under way
+	expected *expectation // nil: nothing yet
+}
+
+// expectation is a set of changes that must be reported. It is guarded by the watcher's mutex.
+type expectation struct {
+	open  map[string]map[string]string // secret not yet reported → fields that Fetch must return; nil: not found
+	early map[string]bool              // secrets that were reported when Fetch did not return that
+	met   chan struct{}                // closed when nothing is open any more
 }
 
 // notify starts Notify and returns when it has been entered.
@@ -94,30 +99,40 @@ func (w *watcher) changed(s *suite, name string) {
 	if w.calling++; w.calling > 1 {
 		s.Error("changed is called concurrently")
 	}
-	expected := maps.Clone(w.expected)
+	e := w.expected
+	open := map[string]map[string]string{}
+	if e != nil {
+		maps.Copy(open, e.open)
+	}
 	w.mu.Unlock()
 
 	<-time.After(time.Millisecond)
-	met := map[string]bool{}
-	for secret, fields := range expected {
+	shown := map[string]bool{}
+	for secret, fields := range open {
 		if name == "" || name == secret {
-			met[secret] = s.shows(secret, fields)
+			shown[secret] = s.shows(secret, fields)
 		}
 	}
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calling--
-	for secret, ok := range met {
-		if !ok {
-			w.early[secret] = true
-			continue
-		}
-		if delete(w.expected, secret); len(w.expected) == 0 && len(expected) > 0 {
-			w.expected = nil
-			close(w.seen)
-			return
-		}
+	for secret, ok := range shown {
+		e.settle(secret, ok)
+	}
+}
+
+// settle notes that a secret was reported, and whether Fetch showed the change by then.
+func (e *expectation) settle(secret string, shown bool) {
+	if !shown {
+		e.early[secret] = true
+		return
+	}
+	if _, open := e.open[secret]; !open {
+		return
+	}
+	if delete(e.open, secret); len(e.open) == 0 {
+		close(e.met)
 	}
 }
 
@@ -138,21 +153,21 @@ func (w *watcher) expect(s *suite, change func(), name string, fields map[string
 // await makes changes and ends the test unless all of want are reported.
 func (w *watcher) await(s *suite, want map[string]map[string]string, change func()) {
 	s.Helper()
-	seen := make(chan struct{})
+	e := &expectation{open: maps.Clone(want), early: map[string]bool{}, met: make(chan struct{})}
 	w.mu.Lock()
-	w.expected, w.early, w.seen = maps.Clone(want), map[string]bool{}, seen
+	w.expected = e
 	w.mu.Unlock()
 	change()
 	select {
-	case <-seen:
+	case <-e.met:
 	case err := <-w.done:
 		w.done <- err
 		s.Fatalf("Notify returned early: %v", err)
 	case <-time.After(s.Patience):
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		for _, name := range slices.Sorted(maps.Keys(w.expected)) {
-			if w.early[name] {
+		for _, name := range slices.Sorted(maps.Keys(e.open)) {
+			if e.early[name] {
 				s.Errorf("secret %q was reported as changed before Fetch showed the change", name)
 			} else {
 				s.Errorf("secret %q was not reported as changed", name)
