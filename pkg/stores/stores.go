@@ -3,6 +3,10 @@ package stores
 import (
 	"context"
 	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -14,11 +18,12 @@ import (
 
 // Resolver is what Set needs of resolve.Resolver.
 type Resolver interface {
-	// Install puts a store in service, or replaces the one of that name, whose provider it then closes.
+	// Install puts a store in service, or replaces the one of that name, and owns its provider from then on.
 	Install(resolve.Store)
-	// Remove takes a store out of service and closes its provider.
+	// Remove takes a store out of service; a name that is not installed is no error.
 	Remove(name string)
-	Resolve(ctx context.Context, req resolve.Request) (resolve.Result, error)
+	// Resolve reads a secret that a component refers to.
+	Resolve(context.Context, resolve.Request) (resolve.Result, error)
 }
 
 // Options configures a Set.
@@ -32,44 +37,117 @@ type Options struct {
 }
 
 // Set is the stores of this agent. It is safe for concurrent use.
-type Set struct{ opts Options }
+type Set struct {
+	opts    Options
+	drivers map[string]providers.Driver // type → driver
+	metrics metrics
+	wake    chan struct{} // level trigger: there is news
+	ready   chan struct{}
 
-// New returns a Set without stores, which does nothing before Run.
-func New(opts Options) *Set { return &Set{opts: opts} }
+	news struct { // what Run has not seen yet
+		sync.Mutex
+		applied    bool
+		components []component.Component // valid if applied
+		changed    map[secretName]bool
+	}
 
-// Apply hands over the wanted components, which replace those of the last call. It never blocks; Run does the work.
-func (s *Set) Apply(components []component.Component) {}
+	stores map[string]*store // name → store; for Run only
 
-// Changed tells that a secret may have changed; an empty name means any of the store. Stores that refer to it are
-// resolved again and, if their properties then differ, opened again. It never blocks.
-func (s *Set) Changed(store, name string) {}
+	shown struct { // what Status returns
+		sync.Mutex
+		status map[string]Status // name → status
+	}
+}
 
-// Run keeps the stores equal to what was applied until ctx ends; then it returns nil. It must be called once.
-func (s *Set) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// Ready is closed when every component of the first Apply has been tried once.
-func (s *Set) Ready() <-chan struct{} { return nil }
-
-// Close removes all stores. It is called after Run has returned.
-func (s *Set) Close() {}
-
-// Status returns the state of each wanted store, sorted by name.
-func (s *Set) Status() []Status { return nil }
+// secretName is a secret that may have changed; an empty name stands for all of the store.
+type secretName struct{ store, name string }
 
 // Status is the state of one store.
 type Status struct {
 	Name           string
-	Namespace      string
-	Type           string
-	Version        string
+	Namespace      string   // the manifest's metadata.namespace
+	Type           string   // in lower case
+	Version        string   // as written
 	Scopes         []string // app ids that may know of the store; empty: all
-	Capabilities   []string // as Dapr's metadata API reports them
+	Capabilities   []string // as Dapr's metadata API reports them; empty unless Open
 	MissingIsEmpty bool     // see providers.Driver
-	Open           bool     // in service, perhaps as an earlier version
-	Reason         string   // why the manifest as it stands is not in service; empty if it is
+	Open           bool     // in service, perhaps as an earlier manifest described it
+	Reason         string   // why the manifest is not in service as it stands, with the remedy; empty if it is
 }
 
-// Check returns what Set would refuse or what looks like a mistake, without I/O to any store.
-func Check(components []component.Component, drivers []providers.Driver) []component.Problem {
-	return nil
+// New returns a Set without stores, which does nothing before Run.
+func New(opts Options) *Set {
+	if opts.LookupEnv == nil {
+		opts.LookupEnv = os.LookupEnv
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Set{
+		opts:    opts,
+		drivers: byType(opts.Drivers),
+		metrics: newMetrics(opts.Registerer),
+		wake:    make(chan struct{}, 1),
+		ready:   make(chan struct{}),
+		stores:  map[string]*store{},
+	}
+	s.news.changed = map[secretName]bool{}
+	s.shown.status = map[string]Status{}
+	return s
+}
+
+func byType(drivers []providers.Driver) map[string]providers.Driver {
+	m := make(map[string]providers.Driver, len(drivers))
+	for _, d := range drivers {
+		m[d.Type] = d
+	}
+	return m
+}
+
+// Apply hands over the wanted components, which replace those of the last call; their names are unique. It never
+// blocks: Run does the work. Whatever is wrong with a store is tried again, and the references of every store are read
+// again, since a new policy usually comes with new components.
+func (s *Set) Apply(components []component.Component) {
+	s.news.Lock()
+	s.news.components, s.news.applied = components, true
+	s.news.Unlock()
+	s.nudge()
+}
+
+// Changed tells that a secret may have changed; an empty name stands for every secret of the store. Stores that refer
+// to it are resolved again and, if their properties then differ, opened again. It never blocks.
+func (s *Set) Changed(store, name string) {
+	s.news.Lock()
+	s.news.changed[secretName{store, name}] = true
+	s.news.Unlock()
+	s.nudge()
+}
+
+func (s *Set) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Ready returns a channel that is closed once every component of the first Apply has been tried.
+func (s *Set) Ready() <-chan struct{} { return s.ready }
+
+// Status returns the state of each wanted store, sorted by name. A store appears when it is first tried.
+func (s *Set) Status() []Status {
+	s.shown.Lock()
+	defer s.shown.Unlock()
+	all := make([]Status, 0, len(s.shown.status))
+	for _, status := range s.shown.status {
+		all = append(all, status)
+	}
+	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// Close takes all stores out of service. It is called after Run has returned.
+func (s *Set) Close() {
+	for name := range s.stores {
+		s.remove(name)
+	}
 }
