@@ -3,7 +3,10 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +14,7 @@ import (
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/resolve"
 	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/volume/mount"
 )
 
 // Authorizer decides whether an identity may read a ref; *scope.Live is one.
@@ -56,8 +60,17 @@ type Options struct {
 }
 
 // Set is the volumes of this node. It is safe for concurrent use: calls for one volume ID take turns, calls for
-// different ones do not wait for each other.
-type Set struct{ opts Options }
+// different ones do not wait for each other. The hooks in Options must not wait for a call of the Set.
+type Set struct {
+	opts    Options
+	records records
+	metrics metrics
+
+	mu      sync.Mutex
+	volumes map[string]*volume // volume ID → published, or being worked on
+	targets map[string]string  // target path → volume ID that has it, or is about to
+	size    int64              // of all volumes' files, in bytes, those being written included
+}
 
 // Request asks for a volume.
 type Request struct {
@@ -89,28 +102,93 @@ type Condition struct {
 	Message  string // for people; empty unless Abnormal
 }
 
-// New returns a Set without volumes; Recover finds those of an earlier process.
-func New(opts Options) (*Set, error) { return &Set{opts: opts}, nil }
-
-// Publish makes the volume's files visible at its target path.
-func (s *Set) Publish(ctx context.Context, req Request) error { return errors.ErrUnsupported }
-
-// Unpublish removes a volume.
-func (s *Set) Unpublish(ctx context.Context, id, target string) error { return errors.ErrUnsupported }
-
-// Rotate reads a volume's secrets again and replaces its files if any of them changed.
-func (s *Set) Rotate(ctx context.Context, id string) (Outcome, error) {
-	return Outcome{}, errors.ErrUnsupported
+// New returns a Set without volumes, and creates its state directory. Recover finds the volumes of an earlier process;
+// it is called before anything else.
+func New(opts Options) (*Set, error) {
+	if opts.Authorizer == nil || opts.Resolver == nil || opts.Mounter == nil || opts.StateDir == "" {
+		return nil, errors.New("volumes need an Authorizer, a Resolver, a Mounter and a StateDir")
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Denied == nil {
+		opts.Denied = func(context.Context, Denial) {}
+	}
+	if opts.Published == nil {
+		opts.Published = func(string, time.Time) {}
+	}
+	if opts.Unpublished == nil {
+		opts.Unpublished = func(string) {}
+	}
+	if opts.Checkpoint == nil {
+		opts.Checkpoint = func(string) {}
+	}
+	if opts.MaxVolumeBytes <= 0 {
+		opts.MaxVolumeBytes = 16 << 20
+	}
+	if opts.MaxNodeBytes <= 0 {
+		opts.MaxNodeBytes = 256 << 20
+	}
+	records, err := openRecords(opts.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{opts: opts, records: records, volumes: map[string]*volume{}, targets: map[string]string{}}
+	if err := s.instrument(opts.Registerer); err != nil {
+		return nil, fmt.Errorf("register metrics of volumes: %w", err)
+	}
+	return s, nil
 }
 
-// Stats returns how full a volume is. path is its target path; empty stands for that.
-func (s *Set) Stats(id, path string) (Stats, error) { return Stats{}, errors.ErrUnsupported }
+// IDs returns the IDs of the published volumes, sorted.
+func (s *Set) IDs() []string {
+	return s.idsWhere(func(*volume) bool { return true })
+}
 
 // Using returns the IDs of the published volumes that read a secret of store, sorted; an empty name stands for any.
-func (s *Set) Using(store, name string) []string { return nil }
+func (s *Set) Using(store, name string) []string {
+	return s.idsWhere(func(v *volume) bool {
+		return slices.ContainsFunc(v.spec.Items, func(it Item) bool {
+			return it.Ref.Store == store && (name == "" || it.Ref.Name == name)
+		})
+	})
+}
 
-// IDs returns the IDs of the published volumes, sorted.
-func (s *Set) IDs() []string { return nil }
+func (s *Set) idsWhere(match func(*volume) bool) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []string
+	for id, v := range s.volumes {
+		if v.published && match(v) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
 
-// Recover finds the volumes of an earlier process again.
-func (s *Set) Recover(ctx context.Context) error { return errors.ErrUnsupported }
+// Stats returns how full a volume is. path is its target path; empty stands for that. The error is ErrNotPublished, or
+// says why the volume can't be looked at; a volume that has lost its mount is abnormal, not an error.
+func (s *Set) Stats(id, path string) (Stats, error) {
+	s.mu.Lock()
+	v, ok := s.volumes[id]
+	if !ok || !v.published || (path != "" && path != v.record.Target) {
+		s.mu.Unlock()
+		return Stats{}, ErrNotPublished
+	}
+	target, condition := v.record.Target, v.condition
+	s.mu.Unlock()
+
+	root, info, err := s.opts.Mounter.Open(target)
+	if errors.Is(err, mount.ErrNotMounted) {
+		return Stats{Condition: Condition{Abnormal: true, Message: "the volume is not mounted any more"}}, nil
+	}
+	if err != nil {
+		return Stats{}, err
+	}
+	return Stats{
+		UsedBytes: info.UsedBytes, TotalBytes: info.TotalBytes,
+		UsedInodes: info.UsedInodes, TotalInodes: info.TotalInodes,
+		Condition: condition,
+	}, root.Close()
+}

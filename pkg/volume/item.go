@@ -1,0 +1,166 @@
+package volume
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// Spec is what a volume's attributes ask for; ParseSpec makes one.
+type Spec struct {
+	Items           []Item        // at least one
+	UID, GID        int           // owner of the files; -1: not set
+	Size            int64         // limit for the files, in bytes; 0: the Set's MaxVolumeBytes
+	RefreshInterval time.Duration // how often to read the secrets again; 0: as the stores say
+}
+
+// Item is one secret of a volume.
+type Item struct {
+	Ref      scope.Ref
+	Path     string // a file, or with FormatFiles the directory of the fields' files, where "." is the volume itself
+	Format   Format
+	Mode     fs.FileMode // 0: 0444, or 0440 if the files have a group
+	Encoding Encoding    // of every field that has none of its own
+	Optional bool        // a secret, or a listed field, that does not exist is left out
+	Fields   []Field     // the fields wanted, with their file names or keys; empty: all
+}
+
+// Field is one field of an item.
+type Field struct {
+	Name     string
+	Path     string      // file below Item.Path (FormatFiles), or key (FormatJSON, FormatDotenv); empty: Name
+	Mode     fs.FileMode // FormatFiles only; 0: the item's
+	Encoding Encoding    // empty: the item's
+}
+
+// Format says how the fields of a secret become files.
+type Format string
+
+// The formats.
+const (
+	// FormatFiles writes each field to a file of its own, <path>/<field>. A secret's only field, if it is named as the
+	// secret and has no path of its own, is written to the file <path>.
+	FormatFiles Format = "files"
+	// FormatRaw writes the bytes of the secret's only field, or of the one listed field, to the file <path>.
+	FormatRaw Format = "raw"
+	// FormatJSON writes one JSON object of strings, with sorted keys and a final line feed, to the file <path>.
+	FormatJSON Format = "json"
+	// FormatDotenv writes lines of KEY='value', sorted, to the file <path>; see dotenvQuote for what can be written.
+	FormatDotenv Format = "dotenv"
+)
+
+var formats = []string{string(FormatFiles), string(FormatRaw), string(FormatJSON), string(FormatDotenv)}
+
+// Encoding says how a value is written in the store.
+type Encoding string
+
+// EncodingBase64 is standard base64 (RFC 4648, section 4), with padding or without, in any number of lines.
+const EncodingBase64 Encoding = "base64"
+
+func (it Item) String() string {
+	return fmt.Sprintf("secret %q of store %q", it.Ref.Name, it.Ref.Store)
+}
+
+// isFile tells whether f, the only field that the item selects, is the file Item.Path rather than one below it.
+func (it Item) isFile(f Field) bool { return f.Name == it.Ref.Name && f.Path == "" && it.Path != "." }
+
+// fieldPath is where FormatFiles puts f, one of the count fields that the item selects.
+func (it Item) fieldPath(f Field, count int) string {
+	if count == 1 && it.isFile(f) {
+		return it.Path
+	}
+	return path.Join(it.Path, f.key())
+}
+
+// key is the name of f's file or key.
+func (f Field) key() string {
+	if f.Path != "" {
+		return f.Path
+	}
+	return f.Name
+}
+
+// check finds everything that is wrong with the item and can be known before the secret is read.
+func (it Item) check(paths *pathSet) (problems []string) {
+	report := func(format string, args ...any) {
+		problems = append(problems, it.String()+": "+fmt.Sprintf(format, args...))
+	}
+	if it.Ref.Name == "" {
+		report("it has no name")
+	}
+	if it.Ref.Store == "" {
+		report("it has no store; set the volume attribute store, or store of the item")
+	}
+	if it.Path == "." && it.Format != FormatFiles {
+		report(`path "." is a directory, and format %s writes a file`, it.Format)
+	} else if err := checkPath(it.Path); err != nil && it.Path != "." {
+		report("path %q %v; set path of the item", it.Path, err)
+	}
+	if it.Format == FormatRaw && len(it.Fields) > 1 {
+		report("format raw writes one field, and %d are listed", len(it.Fields))
+	}
+	keys := map[string]bool{}
+	for _, f := range it.Fields {
+		if f.Name == "" {
+			report("a field has no name")
+		}
+		if keys[f.key()] {
+			report("two fields are named %q; set path of one of them", f.key())
+		}
+		keys[f.key()] = true
+		if err := it.checkField(f); err != nil {
+			report("field %q: %v", f.Name, err)
+		}
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	for _, p := range it.declaredPaths() {
+		if err := paths.add(p, it.String()); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	return problems
+}
+
+// checkField checks a listed field, or one that a store returned.
+func (it Item) checkField(f Field) error {
+	switch {
+	case it.Format != FormatFiles && f.Mode != 0:
+		return fmt.Errorf("only format files has a mode per field")
+	case it.Format == FormatRaw && f.Path != "":
+		return fmt.Errorf("format raw has no path per field; set path of the item")
+	case it.Format == FormatDotenv && !isVariable(f.key()):
+		return fmt.Errorf("%q is not the name of a variable; list the field with a path that is one", f.key())
+	case it.Format == FormatJSON && !utf8.ValidString(f.key()):
+		return fmt.Errorf("%q is not text; list the field with another path", f.key())
+	case it.Format == FormatFiles:
+		if err := checkPath(f.key()); err != nil {
+			return fmt.Errorf("path %q %w; list the field with another path", f.key(), err)
+		}
+	}
+	return nil
+}
+
+// declaredPaths are the paths that are known before the secret is read. Without listed fields, the item's directory
+// stands for all that it may hold, except that the volume itself can be shared.
+func (it Item) declaredPaths() []string {
+	switch {
+	case it.Format != FormatFiles:
+		return []string{it.Path}
+	case len(it.Fields) > 0:
+		var all []string
+		for _, f := range it.Fields {
+			all = append(all, it.fieldPath(f, len(it.Fields)))
+		}
+		return all
+	case it.Path != ".":
+		return []string{it.Path}
+	default:
+		return nil
+	}
+}

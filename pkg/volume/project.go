@@ -1,0 +1,197 @@
+package volume
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/secret"
+)
+
+// File is one file of a volume.
+type File struct {
+	Path string // relative to the volume; see ParseSpec for its form
+	Mode fs.FileMode
+	Data secret.Value
+}
+
+// Project lays secrets out as files, in the order of their paths. payloads[i] is what the store returned for Items[i],
+// nil if the store has no such secret and the item is optional. What a store returned is checked like the attributes
+// were: its field names may be hostile. The error is an *InvalidError with all problems, or a *providers.Error with
+// Kind NotFound for the first listed field that is missing.
+func (s Spec) Project(payloads []*providers.Payload) ([]File, error) {
+	p := projection{spec: s}
+	for i, it := range s.Items {
+		if payloads[i] == nil {
+			continue
+		}
+		if err := p.item(it, payloads[i].Fields); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.problems) > 0 {
+		return nil, &InvalidError{Problems: p.problems}
+	}
+	slices.SortFunc(p.files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return p.files, nil
+}
+
+// projection is a Project under way.
+type projection struct {
+	spec     Spec
+	files    []File
+	paths    pathSet
+	problems []string
+}
+
+// selected is a field with its decoded value.
+type selected struct {
+	Field
+	value secret.Value
+}
+
+func (p *projection) item(it Item, payload map[string]secret.Value) error {
+	wanted := it.Fields
+	if len(wanted) == 0 {
+		for _, name := range slices.Sorted(maps.Keys(payload)) {
+			wanted = append(wanted, Field{Name: name})
+		}
+	}
+	var fields []selected
+	ok := true
+	for _, f := range wanted {
+		v, found := payload[f.Name]
+		if !found && it.Optional {
+			continue
+		}
+		if !found {
+			err := providers.Errorf(providers.NotFound, "it has no field %q", f.Name)
+			err.Store, err.Name = it.Ref.Store, it.Ref.Name
+			return err
+		}
+		v, err := it.prepare(f, v)
+		if err != nil {
+			ok = false
+			p.reportf(it, "field %q: %v", f.Name, err)
+		}
+		fields = append(fields, selected{Field: f, value: v})
+	}
+	if ok {
+		p.lay(it, fields, len(wanted))
+	}
+	return nil
+}
+
+// prepare checks a field and decodes its value.
+func (it Item) prepare(f Field, v secret.Value) (secret.Value, error) {
+	if err := it.checkField(f); err != nil {
+		return v, err
+	}
+	encoding := it.Encoding
+	if f.Encoding != "" {
+		encoding = f.Encoding
+	}
+	v, err := decode(v, encoding)
+	if err != nil || it.Format == FormatFiles || it.Format == FormatRaw {
+		return v, err
+	}
+	text, err := textOf(v)
+	if err == nil && it.Format == FormatDotenv {
+		err = checkDotenv(text)
+	}
+	return v, err
+}
+
+// lay turns the fields of one secret into files. wanted counts the missing ones too, so that a file does not move when
+// an optional field disappears.
+func (p *projection) lay(it Item, fields []selected, wanted int) {
+	switch it.Format {
+	case FormatFiles:
+		for _, f := range fields {
+			mode := f.Mode
+			if mode == 0 {
+				mode = it.Mode
+			}
+			p.file(it, it.fieldPath(f.Field, wanted), mode, f.value)
+		}
+	case FormatRaw:
+		switch {
+		case wanted != 1:
+			p.reportf(it, "format raw writes one field, and the secret has %d; list the one", wanted)
+		case len(fields) == 1:
+			p.file(it, it.Path, it.Mode, fields[0].value)
+		}
+	case FormatJSON, FormatDotenv:
+		text := make(map[string]string, len(fields))
+		for _, f := range fields {
+			text[f.key()] = string(f.value.Reveal())
+		}
+		encode := encodeJSON
+		if it.Format == FormatDotenv {
+			encode = encodeDotenv
+		}
+		p.file(it, it.Path, it.Mode, encode(text))
+	}
+}
+
+func (p *projection) file(it Item, path string, mode fs.FileMode, data secret.Value) {
+	if err := p.paths.add(path, it.String()); err != nil {
+		p.problems = append(p.problems, err.Error())
+	}
+	if mode == 0 {
+		mode = p.spec.defaultMode()
+	}
+	p.files = append(p.files, File{Path: path, Mode: mode, Data: data})
+}
+
+func (p *projection) reportf(it Item, format string, args ...any) {
+	p.problems = append(p.problems, it.String()+": "+fmt.Sprintf(format, args...))
+}
+
+// defaultMode lets everybody in the pod read, or only the group if the files have one.
+func (s Spec) defaultMode() fs.FileMode {
+	if s.GID >= 0 {
+		return 0o440
+	}
+	return 0o444
+}
+
+// maxEntries limits one generation of a volume, in files, directories and links: what a store returns must not make
+// the node's kernel hold an unlimited number of them.
+const maxEntries = 4096
+
+// footprint is what files take on a tmpfs, in bytes of whole pages and in entries.
+func footprint(files []File) (size int64, entries int) {
+	page := int64(os.Getpagesize())
+	dirs := map[string]bool{}
+	for _, f := range files {
+		size += (int64(f.Data.Len()) + page - 1) / page * page
+		for dir := path.Dir(f.Path); dir != "." && !dirs[dir]; dir = path.Dir(dir) {
+			dirs[dir] = true
+		}
+	}
+	links := topLevel(files)
+	for _, name := range links {
+		if len(dataLink)+len(name) >= longLink {
+			size += page
+		}
+	}
+	return size, len(files) + len(dirs) + len(links)
+}
+
+// longLink is the length from which tmpfs needs a page for the target of a symbolic link (SHORT_SYMLINK_LEN).
+const longLink = 127
+
+// topLevel returns the first elements of the paths of files, which are sorted: what a reader sees in the volume.
+func topLevel(files []File) []string {
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i], _, _ = strings.Cut(f.Path, "/")
+	}
+	return slices.Compact(names)
+}

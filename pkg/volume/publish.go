@@ -1,0 +1,217 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/volume/mount"
+)
+
+// Publish makes the volume that req asks for visible at its target path, complete. On an error nothing of it is left.
+//
+// A volume that is published and in place costs no store call and no write: its tokens are kept for rotations, and that
+// is all. This holds for a volume that the policy would not allow any more, too: the kubelet repeats its requests, and
+// would treat a running pod as failing. A volume that has lost its mount is made again.
+//
+// The error is an *InvalidError, ErrConflict, ErrTooLarge, ErrUnpublished, mount.ErrOccupied (what is mounted on the
+// target is not known to the Set, such as after its records were lost), one of package scope's, or the store's.
+func (s *Set) Publish(ctx context.Context, req Request) error {
+	begun := time.Now()
+	want := recordOf(req)
+	if s.inPlace(want, req.Tokens) {
+		s.metrics.publishes.WithLabelValues("unchanged").Inc()
+		return nil
+	}
+	err := s.publish(ctx, want, req.Tokens)
+	s.metrics.published(begun, err)
+	return err
+}
+
+// inPlace tells whether the volume is published and as it should be. It takes no turn, so that the kubelet does not
+// wait for a rotation; if one replaces the files meanwhile, the answer is no, and is asked for again with the turn.
+func (s *Set) inPlace(want record, tokens providers.TokenSource) bool {
+	s.mu.Lock()
+	v, ok := s.volumes[want.ID]
+	if !ok || !v.published || !v.record.asksFor(want) {
+		s.mu.Unlock()
+		return false
+	}
+	v.tokens = tokens
+	device, data := v.record.Device, v.data
+	s.mu.Unlock()
+
+	root, info, err := s.opts.Mounter.Open(want.Target)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	link, err := root.Readlink(dataLink)
+	return err == nil && info.Device == device && link == data
+}
+
+func (s *Set) publish(ctx context.Context, want record, tokens providers.TokenSource) error {
+	spec, err := want.spec()
+	if err != nil {
+		return err
+	}
+	ctx, v, end, err := s.begin(ctx, want.ID)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if v.published {
+		if !v.record.asksFor(want) {
+			return fmt.Errorf("%w: this volume ID has another target, pod or attributes", ErrConflict)
+		}
+		if s.inPlace(want, tokens) {
+			return nil
+		}
+		outcome, err := s.rotate(ctx, v, originVolume, tokens)
+		if err == nil {
+			s.opts.Published(want.ID, outcome.Next)
+		}
+		return err
+	}
+	if err := s.claim(want.Target, want.ID); err != nil {
+		return err
+	}
+	if err := s.create(ctx, v, want, spec, tokens); err != nil {
+		s.release(want.Target)
+		if errors.Is(context.Cause(ctx), ErrUnpublished) {
+			return ErrUnpublished
+		}
+		return err
+	}
+	return nil
+}
+
+// claim reserves a target path for a volume ID, so that two volumes can't be written over each other.
+func (s *Set) claim(target, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other, ok := s.targets[target]; ok {
+		return fmt.Errorf("%w: target path %q belongs to volume %q", ErrConflict, target, other)
+	}
+	s.targets[target] = id
+	return nil
+}
+
+func (s *Set) release(target string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.targets, target)
+}
+
+// create makes a new volume. The record is written before the mount is made, so that Recover finds what a process that
+// ended in between has left; before that, nothing of the volume is on the node.
+func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens providers.TokenSource) error {
+	if err := s.free(r.Target); err != nil {
+		return err
+	}
+	content, err := s.read(ctx, reading{spec: spec, record: r, tokens: tokens, origin: originVolume, maxAge: spec.RefreshInterval})
+	if err != nil {
+		return err
+	}
+	r.Created = time.Now().UTC()
+	if err := s.records.save(r); err != nil {
+		return err
+	}
+	s.opts.Checkpoint("publishing recorded")
+	info, size, err := s.mount(v, r, spec, content.files)
+	if err != nil {
+		return errors.Join(err, s.records.remove(r.ID))
+	}
+	s.opts.Checkpoint("mounted")
+	r.State, r.Device = published, info.Device
+	if err := s.records.save(r); err != nil {
+		s.unreserve(size)
+		return errors.Join(err, s.opts.Mounter.Unmount(r.Target), s.records.remove(r.ID))
+	}
+	s.opts.Checkpoint("published recorded")
+
+	due := content.due(time.Now())
+	s.mu.Lock()
+	v.published, v.record, v.spec, v.tokens = true, r, spec, tokens
+	v.data, v.size, v.interval, v.condition = v.tree.data, size, content.interval, content.condition()
+	s.mu.Unlock()
+	s.opts.Published(r.ID, due)
+	s.opts.Logger.Info("volume published", append(r.attrs(), slog.Int("files", len(content.files)), slog.Time("due", due))...)
+	return nil
+}
+
+// free checks that nothing is mounted on target. It is asked before a store is.
+func (s *Set) free(target string) error {
+	root, _, err := s.opts.Mounter.Open(target)
+	if errors.Is(err, mount.ErrNotMounted) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(fmt.Errorf("publish at %q: %w", target, mount.ErrOccupied), root.Close())
+}
+
+// attrs are what log messages say of a volume.
+func (r record) attrs() []any {
+	return []any{
+		slog.String("volume_id", r.ID), slog.String("target_path", r.Target),
+		slog.String("namespace", r.Identity.Namespace), slog.String("pod", r.Identity.Pod),
+		slog.String("service_account", r.Identity.ServiceAccount),
+	}
+}
+
+// Unpublish unmounts a volume and forgets it; target is its target path. A publish or rotation of the volume that is
+// running is ended. Stores and policies are not asked. What is not there is no error, so that it can be repeated. For a
+// volume ID that is not known, whatever Mount could have mounted on target is unmounted: the Set's state may be lost.
+// The error is ErrConflict if the target belongs to another volume, or says what the kernel refused.
+func (s *Set) Unpublish(ctx context.Context, id, target string) error {
+	v, end, err := s.beginUnpublish(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if !v.published {
+		if err := s.claim(target, id); err != nil {
+			return err
+		}
+		defer s.release(target)
+		return errors.Join(s.opts.Mounter.Unmount(target), s.records.remove(id))
+	}
+	r := v.record
+	if target != r.Target {
+		return fmt.Errorf("%w: volume %q is published at %q", ErrConflict, id, r.Target)
+	}
+	if err := s.dismantle(r); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.size -= v.size
+	v.published = false
+	delete(s.targets, r.Target)
+	s.mu.Unlock()
+	s.opts.Unpublished(id)
+	s.opts.Logger.Info("volume unpublished", r.attrs()...)
+	return nil
+}
+
+// dismantle removes the mount and then the record of a volume. Recover goes on with it if the process ends in between.
+func (s *Set) dismantle(r record) error {
+	r.State = unpublishing
+	if err := s.records.save(r); err != nil {
+		return err
+	}
+	s.opts.Checkpoint("unpublishing recorded")
+	if err := s.opts.Mounter.Unmount(r.Target); err != nil {
+		return err
+	}
+	s.opts.Checkpoint("unmounted")
+	if err := s.records.remove(r.ID); err != nil {
+		return err
+	}
+	s.opts.Checkpoint("record removed")
+	return nil
+}

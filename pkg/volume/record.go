@@ -1,0 +1,164 @@
+package volume
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// record is what is kept of a volume so that another process can go on with it: what was asked for, and where the
+// volume is in its life. It holds no value, no token and no digest.
+type record struct {
+	Version    int               `json:"version"`
+	ID         string            `json:"id"`
+	Target     string            `json:"target"`
+	Identity   scope.Identity    `json:"identity"`
+	Attributes map[string]string `json:"attributes"` // without those of the kubelet, one of which holds tokens
+	MountGroup string            `json:"mountGroup,omitempty"`
+	MountFlags []string          `json:"mountFlags,omitempty"`
+	Created    time.Time         `json:"created"`
+	State      state             `json:"state"`
+	Device     uint64            `json:"device,omitempty"` // of the tmpfs, once it is mounted; see mount.Info
+}
+
+// recordVersion changes when an older agent would misread a record.
+const recordVersion = 1
+
+// state says what a process that finds a record has to do: only a published volume is kept.
+type state string
+
+const (
+	publishing   state = "publishing"
+	published    state = "published"
+	unpublishing state = "unpublishing"
+)
+
+// recordOf returns the record of a volume that req asks for.
+func recordOf(req Request) record {
+	r := record{
+		Version:    recordVersion,
+		ID:         req.VolumeID,
+		Target:     req.TargetPath,
+		Identity:   req.Identity,
+		Attributes: maps.Clone(req.Attributes),
+		MountGroup: req.MountGroup,
+		MountFlags: slices.Clone(req.MountFlags),
+		State:      publishing,
+	}
+	maps.DeleteFunc(r.Attributes, func(name, _ string) bool { return strings.HasPrefix(name, reservedPrefix) })
+	return r
+}
+
+// asksFor tells whether r and other come from the same request.
+func (r record) asksFor(other record) bool {
+	return r.ID == other.ID && r.Target == other.Target && r.Identity == other.Identity &&
+		maps.Equal(r.Attributes, other.Attributes) && r.MountGroup == other.MountGroup && slices.Equal(r.MountFlags, other.MountFlags)
+}
+
+// records is the directory of records. Operations on one volume ID take turns.
+type records struct{ dir *os.Root }
+
+// The names of record files end with recordSuffix; one that is being written, or that could not be read, has a further
+// suffix.
+const (
+	recordSuffix = ".json"
+	newSuffix    = ".new"
+	badSuffix    = ".bad"
+)
+
+func openRecords(stateDir string) (records, error) {
+	dir := filepath.Join(stateDir, "volumes")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return records{}, fmt.Errorf("open records: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return records{}, fmt.Errorf("open records: %w", err)
+	}
+	return records{dir: root}, nil
+}
+
+// fileName hides what a volume ID may do to a path.
+func fileName(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:]) + recordSuffix
+}
+
+// save replaces the record of r.ID by one rename. It does not sync: a record describes a mount, which does not outlive
+// the kernel either.
+func (rs records) save(r record) error {
+	name := fileName(r.ID)
+	data, err := json.Marshal(r)
+	if err == nil {
+		err = rs.dir.WriteFile(name+newSuffix, data, 0o600)
+	}
+	if err == nil {
+		err = rs.dir.Rename(name+newSuffix, name)
+	}
+	if err != nil {
+		return fmt.Errorf("save record of volume %q: %w", r.ID, err)
+	}
+	return nil
+}
+
+// remove removes the record of a volume, if there is one.
+func (rs records) remove(id string) error {
+	if err := rs.dir.Remove(fileName(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record of volume %q: %w", id, err)
+	}
+	return nil
+}
+
+// list returns the names of all record files, and removes what a save that did not end has left.
+func (rs records) list() ([]string, error) {
+	entries, err := fs.ReadDir(rs.dir.FS(), ".")
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		switch filepath.Ext(e.Name()) {
+		case recordSuffix:
+			names = append(names, e.Name())
+		case newSuffix:
+			if err := rs.dir.Remove(e.Name()); err != nil {
+				return nil, fmt.Errorf("list records: %w", err)
+			}
+		}
+	}
+	return names, nil
+}
+
+// load reads a record and what it asks for.
+func (rs records) load(name string) (record, Spec, error) {
+	var r record
+	data, err := rs.dir.ReadFile(name)
+	if err != nil {
+		return r, Spec{}, fmt.Errorf("load record: %w", err)
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, Spec{}, fmt.Errorf("load record %s: %w", name, err)
+	}
+	if r.Version != recordVersion || fileName(r.ID) != name {
+		return r, Spec{}, fmt.Errorf("load record %s: it has version %d and is of volume %q", name, r.Version, r.ID)
+	}
+	spec, err := r.spec()
+	if err != nil {
+		return r, Spec{}, fmt.Errorf("load record %s: %w", name, err)
+	}
+	return r, spec, nil
+}
+
+// setAside keeps a record that can't be read for people to look at.
+func (rs records) setAside(name string) error { return rs.dir.Rename(name, name+badSuffix) }

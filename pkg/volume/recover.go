@@ -1,0 +1,89 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/keywell/keywell/pkg/volume/mount"
+)
+
+// Recover finds the volumes that an earlier process has left in the state directory. A published one is repaired if a
+// swap did not end, and goes on as if nothing had happened, with its next rotation spread over its interval; its tokens
+// are unknown until the next Publish. One that has lost its mount is scheduled for a rotation at once, which mounts it.
+// One whose publish or unpublish did not end is removed. A record that can't be read is set aside and leaves its mount
+// alone, as does every mount without a record. No store is asked.
+//
+// The error joins what could not be recovered or removed; everything else was.
+func (s *Set) Recover(ctx context.Context) error {
+	names, err := s.records.list()
+	errs := []error{err}
+	for _, name := range names {
+		if ctx.Err() != nil {
+			return errors.Join(append(errs, ctx.Err())...)
+		}
+		errs = append(errs, s.recoverRecord(ctx, name))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Set) recoverRecord(ctx context.Context, name string) error {
+	r, spec, err := s.records.load(name)
+	if err != nil {
+		s.opts.Logger.Error("record of a volume set aside", "err", err)
+		return s.records.setAside(name)
+	}
+	_, v, end, err := s.begin(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := s.claim(r.Target, r.ID); err != nil {
+		return err
+	}
+	if r.State != published {
+		defer s.release(r.Target)
+		s.opts.Logger.Warn("volume removed that was not complete", append(r.attrs(), slog.String("state", string(r.State)))...)
+		return errors.Join(s.opts.Mounter.Unmount(r.Target), s.records.remove(r.ID))
+	}
+	s.restore(v, r, spec)
+	return nil
+}
+
+// restore makes v the published volume that r describes.
+func (s *Set) restore(v *volume, r record, spec Spec) {
+	now := time.Now()
+	interval := spec.RefreshInterval
+	if interval == 0 {
+		interval = defaultInterval
+	}
+	due := now.Add(rand.N(interval))
+	size, err := s.adopt(v, r, spec)
+
+	s.mu.Lock()
+	v.published, v.record, v.spec = true, r, spec
+	v.data, v.size, v.interval = v.tree.data, size, spec.RefreshInterval
+	s.size += size
+	s.mu.Unlock()
+	if err != nil {
+		due = now
+		s.setCondition(v, failure(err))
+	}
+	s.opts.Published(r.ID, due)
+	s.opts.Logger.Info("volume found", append(r.attrs(), slog.Time("due", due))...)
+}
+
+// adopt repairs what is mounted on the target and learns what is in it.
+func (s *Set) adopt(v *volume, r record, spec Spec) (size int64, err error) {
+	root, info, err := s.opts.Mounter.Open(r.Target)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	if info.Device != r.Device {
+		return 0, mount.ErrOccupied
+	}
+	return v.tree.adopt(root, spec.owner())
+}

@@ -1,0 +1,191 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/volume/mount"
+)
+
+// Rotate authorises and reads a volume's secrets again, and replaces its files if any of them changed. A volume that
+// has lost its mount is mounted again. On an error the files stay as they are and the volume is abnormal until a
+// rotation succeeds; Outcome.Next is set. The error is ErrNotPublished, or as for Publish.
+func (s *Set) Rotate(ctx context.Context, id string) (Outcome, error) {
+	ctx, v, end, err := s.begin(ctx, id)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer end()
+	if !v.published {
+		return Outcome{}, fmt.Errorf("rotate %q: %w", id, ErrNotPublished)
+	}
+	s.mu.Lock()
+	tokens := v.tokens
+	s.mu.Unlock()
+	return s.rotate(ctx, v, originRotation, tokens)
+}
+
+// rotate does what Rotate promises, and what Publish does with a volume that is not in place.
+func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens providers.TokenSource) (Outcome, error) {
+	content, err := s.read(ctx, reading{
+		spec: v.spec, record: v.record, tokens: tokens, origin: origin, maxAge: v.interval * 9 / 10,
+	})
+	changed := false
+	if err == nil {
+		changed, err = s.update(v, content.files)
+	}
+	if err != nil {
+		if errors.Is(context.Cause(ctx), ErrUnpublished) {
+			return Outcome{}, ErrUnpublished
+		}
+		s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
+		if !errors.Is(err, context.Canceled) {
+			s.setCondition(v, failure(err))
+		}
+		return Outcome{Next: time.Now().Add(max(v.interval, minInterval))}, err
+	}
+	s.metrics.rotations.WithLabelValues(rotationResult(changed, nil)).Inc()
+	s.setCondition(v, content.condition())
+	s.mu.Lock()
+	v.interval = content.interval
+	s.mu.Unlock()
+	if changed {
+		s.opts.Logger.Info("volume rotated", append(v.record.attrs(), slog.Int("files", len(content.files)))...)
+	}
+	return Outcome{Changed: changed, Next: content.due(time.Now())}, nil
+}
+
+// update makes files the content of a published volume, and reports whether they were not yet.
+func (s *Set) update(v *volume, files []File) (changed bool, err error) {
+	root, info, err := s.opts.Mounter.Open(v.record.Target)
+	if errors.Is(err, mount.ErrNotMounted) {
+		return true, s.remount(v, files)
+	}
+	if err != nil {
+		return false, err
+	}
+	defer root.Close()
+	if info.Device != v.record.Device {
+		return false, fmt.Errorf("update %q: %w", v.record.Target, mount.ErrOccupied)
+	}
+	if link, err := root.Readlink(dataLink); err != nil || link != v.tree.data {
+		v.tree = tree{} // somebody else has been in it, so nothing is known of it
+	}
+	o := v.spec.owner()
+	if v.tree.holds(files, o) {
+		return false, nil
+	}
+	size, err := s.reserve(v.spec, files)
+	if err != nil {
+		return false, err
+	}
+	if err := v.tree.replace(root, files, o, s.opts.Checkpoint); err != nil {
+		s.unreserve(size)
+		return false, err
+	}
+	s.replaced(v, v.record, size)
+	return true, nil
+}
+
+// remount mounts a published volume that has lost its mount.
+func (s *Set) remount(v *volume, files []File) error {
+	r := v.record
+	info, size, err := s.mount(v, r, v.spec, files)
+	if err != nil {
+		return err
+	}
+	r.Device = info.Device
+	s.replaced(v, r, size)
+	return s.records.save(r)
+}
+
+// replaced notes that a published volume has new files.
+func (s *Set) replaced(v *volume, r record, size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.size -= v.size
+	v.record, v.size, v.data = r, size, v.tree.data
+}
+
+// mount makes a volume's tmpfs with files in it. The size that it returns is reserved.
+func (s *Set) mount(v *volume, r record, spec Spec, files []File) (mount.Info, int64, error) {
+	limit, err := s.limit(spec)
+	if err != nil {
+		return mount.Info{}, 0, err
+	}
+	size, err := s.reserve(spec, files)
+	if err != nil {
+		return mount.Info{}, 0, err
+	}
+	v.tree = tree{clean: true}
+	info, err := s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(root *os.Root) error {
+		s.opts.Checkpoint("target made")
+		return v.tree.replace(root, files, spec.owner(), s.opts.Checkpoint)
+	})
+	if err != nil {
+		s.unreserve(size)
+	}
+	return info, size, err
+}
+
+// reserve counts files that are going to be written, while those that they replace are still there, against the
+// limits: pages of a tmpfs are charged to the agent, and one that exceeds its memory limit is killed in the middle.
+func (s *Set) reserve(spec Spec, files []File) (size int64, err error) {
+	limit, err := s.limit(spec)
+	if err != nil {
+		return 0, err
+	}
+	size, entries := footprint(files)
+	if entries > maxEntries {
+		return 0, fmt.Errorf("%w: it has %d files, directories and links, and %d are allowed", ErrTooLarge, entries, maxEntries)
+	}
+	if size > limit {
+		return 0, fmt.Errorf("%w: its files take %d bytes in whole pages, and %d are allowed", ErrTooLarge, size, limit)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.size+size > s.opts.MaxNodeBytes {
+		return 0, fmt.Errorf("%w: its files take %d bytes, and all volumes of the node are allowed %d, of which %d are taken",
+			ErrTooLarge, size, s.opts.MaxNodeBytes, s.size)
+	}
+	s.size += size
+	return size, nil
+}
+
+func (s *Set) unreserve(size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.size -= size
+}
+
+func (s Spec) owner() owner { return owner{uid: s.UID, gid: s.GID} }
+
+// failure is the condition of a volume that could not be rotated. A revoked grant does not take the files away: the
+// policy is edited while pods run, and what a process has open can't be taken back. It ends the updates, visibly.
+func failure(err error) Condition {
+	if denied, ok := errors.AsType[*scope.DeniedError](err); ok {
+		return Condition{Abnormal: true, Message: fmt.Sprintf("the files are kept and not updated any more: %v (%s)", err, denied.Rule)}
+	}
+	return Condition{Abnormal: true, Message: fmt.Sprintf("the files are kept and not updated: %v", err)}
+}
+
+// setCondition logs a condition when it comes and when it goes.
+func (s *Set) setCondition(v *volume, c Condition) {
+	s.mu.Lock()
+	old := v.condition
+	v.condition = c
+	s.mu.Unlock()
+	switch {
+	case c == old:
+	case c.Abnormal:
+		s.opts.Logger.Error("volume is abnormal", append(v.record.attrs(), slog.String("condition", c.Message))...)
+	default:
+		s.opts.Logger.Info("volume is normal again", v.record.attrs()...)
+	}
+}

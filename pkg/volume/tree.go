@@ -1,0 +1,295 @@
+package volume
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/keywell/keywell/pkg/secret"
+)
+
+// The names that the atomic swap uses, as the kubelet's atomic writer does. A volume holds one generation, a directory
+// whose name starts with "..", the link ..data to it, and for each name in the generation a link that leads through
+// ..data. Replacing ..data by one rename replaces all files at once.
+const (
+	reserved   = ".."
+	dataLink   = "..data"
+	dataLinkTo = "..data_tmp"
+	generation = "..2006_01_02_15_04_05.000000000"
+)
+
+// dirMode lets everybody in the pod reach the files, whose own modes then decide.
+const dirMode = 0o755
+
+// tree is what this process knows of the content of one mounted volume. The zero tree knows nothing.
+type tree struct {
+	data  string               // the generation that ..data leads to; empty: unknown
+	files map[string]fileState // path → file of that generation; nil: unknown
+	links []string             // the visible links
+	clean bool                 // nothing else is in the volume
+}
+
+// fileState is what makes a file differ from another.
+type fileState struct {
+	digest [sha256.Size]byte
+	mode   fs.FileMode
+	owner  owner
+}
+
+// owner is a user and a group; -1 leaves the agent's.
+type owner struct{ uid, gid int }
+
+func statesOf(files []File, o owner) map[string]fileState {
+	states := make(map[string]fileState, len(files))
+	for _, f := range files {
+		states[f.Path] = fileState{digest: f.Data.Digest(), mode: f.Mode, owner: o}
+	}
+	return states
+}
+
+// holds tells whether the volume has exactly files, without looking.
+func (t *tree) holds(files []File, o owner) bool {
+	return t.clean && t.files != nil && maps.Equal(t.files, statesOf(files, o))
+}
+
+// replace makes files, sorted by path, the content of the volume, as a new generation: a change of mode or owner alone
+// is one too, because a file that is being read must not change under its reader. A reader sees the old files or the
+// new ones, never both through one ..data. step is called after each step, with its name; whatever step the process
+// ends at, repair makes the volume whole. An error means that the files are the old ones, or that the volume could not
+// be repaired either.
+func (t *tree) replace(root *os.Root, files []File, o owner, step func(string)) error {
+	if !t.clean {
+		if err := t.repair(root); err != nil {
+			return err
+		}
+	}
+	t.clean = false
+	if err := t.swap(root, files, o, step); err != nil {
+		err = fmt.Errorf("write volume: %w", err)
+		if failed := t.repair(root); failed != nil {
+			return errors.Join(err, failed)
+		}
+		if !t.holds(files, o) {
+			return err
+		}
+	}
+	t.clean = true
+	return nil
+}
+
+func (t *tree) swap(root *os.Root, files []File, o owner, step func(string)) error {
+	next := time.Now().UTC().Format(generation)
+	if err := makeDir(root, next); err != nil {
+		return err
+	}
+	step("generation made")
+	if err := writeFiles(root, next, files, o); err != nil {
+		return err
+	}
+	step("files written")
+	if err := root.Symlink(next, dataLinkTo); err != nil {
+		return err
+	}
+	step("link made")
+	if err := root.Rename(dataLinkTo, dataLink); err != nil {
+		return err
+	}
+	old := t.data
+	t.data, t.files = next, statesOf(files, o)
+	step("swapped")
+	if err := t.link(root, topLevel(files)); err != nil {
+		return err
+	}
+	step("links made")
+	if old == "" {
+		return nil
+	}
+	if err := root.RemoveAll(old); err != nil {
+		return err
+	}
+	step("old generation removed")
+	return nil
+}
+
+func makeDir(root *os.Root, name string) error {
+	if err := root.Mkdir(name, dirMode); err != nil {
+		return err
+	}
+	return root.Chmod(name, dirMode) // whatever the umask
+}
+
+func writeFiles(root *os.Root, dir string, files []File, o owner) error {
+	sub, err := root.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	made := map[string]bool{".": true}
+	for _, f := range files {
+		if err := makeDirs(sub, path.Dir(f.Path), made); err != nil {
+			return err
+		}
+		if err := writeFile(sub, f, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func makeDirs(root *os.Root, dir string, made map[string]bool) error {
+	if made[dir] {
+		return nil
+	}
+	if err := makeDirs(root, path.Dir(dir), made); err != nil {
+		return err
+	}
+	made[dir] = true
+	return makeDir(root, dir)
+}
+
+// writeFile does not sync: a tmpfs has nothing to sync to.
+func writeFile(root *os.Root, f File, o owner) error {
+	w, err := root.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(f.Data.Reveal())
+	if err == nil && o != (owner{-1, -1}) {
+		err = w.Chown(o.uid, o.gid)
+	}
+	if err == nil {
+		err = w.Chmod(f.Mode)
+	}
+	return errors.Join(err, w.Close())
+}
+
+// link makes names the visible links: new ones first, so that a file that moves is never missing.
+func (t *tree) link(root *os.Root, names []string) error {
+	for _, name := range names {
+		if slices.Contains(t.links, name) {
+			continue
+		}
+		if err := root.Symlink(path.Join(dataLink, name), name); err != nil {
+			return err
+		}
+	}
+	for _, name := range t.links {
+		if slices.Contains(names, name) {
+			continue
+		}
+		if err := root.Remove(name); err != nil {
+			return err
+		}
+	}
+	t.links = names
+	return nil
+}
+
+// repair removes whatever a swap that did not end has left, and makes the links fit the generation that ..data leads
+// to. Everything in the volume is the agent's.
+func (t *tree) repair(root *os.Root) error {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("repair volume: %w", err)
+	}
+	data, names := current(root)
+	if data != t.data {
+		t.data, t.files = data, nil
+	}
+	t.links = nil
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == data, name == dataLink && data != "":
+		case slices.Contains(names, name) && isLink(root, name):
+			t.links = append(t.links, name)
+		default:
+			if err := root.RemoveAll(name); err != nil {
+				return fmt.Errorf("repair volume: %w", err)
+			}
+		}
+	}
+	if err := t.link(root, names); err != nil {
+		return fmt.Errorf("repair volume: %w", err)
+	}
+	t.clean = true
+	return nil
+}
+
+// current returns the generation that ..data leads to, and the names in it. A link to anything else counts as none.
+func current(root *os.Root) (data string, names []string) {
+	data, err := root.Readlink(dataLink)
+	if err != nil || !strings.HasPrefix(data, reserved) || path.Base(data) != data || data == reserved {
+		return "", nil
+	}
+	if info, err := root.Lstat(data); err != nil || !info.IsDir() {
+		return "", nil
+	}
+	entries, err := fs.ReadDir(root.FS(), data)
+	if err != nil {
+		return "", nil
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return data, names
+}
+
+func isLink(root *os.Root, name string) bool {
+	to, err := root.Readlink(name)
+	return err == nil && to == path.Join(dataLink, name)
+}
+
+// adopt repairs a volume that another process has written, and learns its files by reading them. It returns what they
+// take; if they can't be read as a volume's, the next replace writes them again.
+func (t *tree) adopt(root *os.Root, o owner) (size int64, err error) {
+	*t = tree{}
+	if err := t.repair(root); err != nil {
+		return 0, err
+	}
+	files, err := readFiles(root, t.data, o)
+	if err != nil {
+		return 0, fmt.Errorf("read volume: %w", err)
+	}
+	t.files = statesOf(files, o)
+	size, _ = footprint(files)
+	return size, nil
+}
+
+// readFiles reads the files of a generation. All of them are o's.
+func readFiles(root *os.Root, dir string, o owner) ([]File, error) {
+	var files []File
+	err := fs.WalkDir(root.FS(), dir, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() || !o.owns(info) {
+			return fmt.Errorf("%q is not a file that the agent wrote", name)
+		}
+		data, err := root.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		files = append(files, File{Path: strings.TrimPrefix(name, dir+"/"), Mode: info.Mode(), Data: secret.New(data)})
+		return nil
+	})
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return files, err
+}
+
+// owns tells whether a file has the owner that o asks for.
+func (o owner) owns(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (o.uid < 0 || int(st.Uid) == o.uid) && (o.gid < 0 || int(st.Gid) == o.gid)
+}
