@@ -46,7 +46,7 @@ func TestTokens(t *testing.T) {
 		}
 
 		printed := fmt.Sprintf("%v %+v %#v %s", tokens, tokens, tokens, err)
-		if encoded, err := json.Marshal(tokens); err == nil {
+		if encoded, err := json.Marshal([]any{tokens}); err == nil {
 			printed += string(encoded)
 		}
 		if strings.Contains(printed, canary) {

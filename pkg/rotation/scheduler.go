@@ -198,40 +198,47 @@ func (s *Scheduler) pop(ctx context.Context) (*entry, context.Context, time.Dura
 // rotate runs one rotation and schedules the next.
 func (s *Scheduler) rotate(ctx context.Context, e *entry) {
 	next, err := s.opts.Rotate(ctx, e.id)
+	result, due := s.finish(ctx, e, next, err)
+	s.metrics.runs.WithLabelValues(result).Inc()
+	if result == resultFailed {
+		s.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "rotation failed, retrying",
+			slog.String("volume_id", e.id), slog.Any("err", err), slog.Duration("retry_in", time.Until(due)))
+	}
+}
 
+// finish takes e back from a worker whose rotation ended with next and err, and schedules it again. It returns how the
+// rotation counts, and when the next is due.
+func (s *Scheduler) finish(ctx context.Context, e *entry, next time.Time, err error) (result string, due time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cancelled := errors.Is(ctx.Err(), context.Canceled)
 	e.cancel()
 	e.cancel = nil
+	if e.removed {
+		delete(s.entries, e.id)
+		return resultCancelled, time.Time{}
+	}
 	now := time.Now()
 	switch {
-	case e.removed:
-		delete(s.entries, e.id)
-		s.metrics.runs.WithLabelValues(resultCancelled).Inc()
-		return
 	case cancelled:
-		// Run ends, or the volume was removed and added again meanwhile: then again says when it is due.
-		next = time.Time{}
-		s.metrics.runs.WithLabelValues(resultCancelled).Inc()
+		// Run ends, or the volume was removed and added again meanwhile: then e.again says when it is due.
+		result = resultCancelled
 	case err != nil:
 		s.failed(e)
-		pause := backoff(e.failures)
-		next = now.Add(pause)
-		s.metrics.runs.WithLabelValues(resultFailed).Inc()
-		s.opts.Logger.Warn("rotation failed, retrying", "volume_id", e.id, "err", err, "failures", e.failures, "retry_in", pause)
+		result, due = resultFailed, now.Add(backoff(e.failures))
 	default:
-		s.metrics.runs.WithLabelValues(resultOK).Inc()
 		s.metrics.lag.Observe(now.Sub(e.since).Seconds())
 		s.succeeded(e)
+		result = resultOK
 		if !next.IsZero() {
-			next = later(spread(now, next), now.Add(minPause))
+			due = later(spread(now, next), now.Add(minPause))
 		}
 	}
-	next, e.again = earlier(e.again, next), time.Time{}
-	if !next.IsZero() {
-		s.enqueue(e, next)
+	due, e.again = earlier(e.again, due), time.Time{}
+	if !due.IsZero() {
+		s.enqueue(e, due)
 	}
+	return result, due
 }
 
 // enqueue sets e's due time and, if e is now the first, wakes the one who waits for the first.
