@@ -1,0 +1,333 @@
+package stores_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keywell/keywell/pkg/component"
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/stores"
+)
+
+func equal[T any](t *testing.T, what string, want, got T) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestOpenReplaceRemove(t *testing.T) {
+	run(t, []string{"a", "b"}, func(f *fixture) {
+		f.apply(store("a"), store("b"))
+		equal(t, "state", "a: open\nb: open", f.reasons())
+		f.resolver.take()
+
+		moved := store("a")
+		moved.Position.Line, moved.Scopes = 50, []string{"shop"}
+		f.apply(moved, store("b", value("password", "new")))
+		equal(t, "only what changed is opened again", "+b", f.resolver.take())
+
+		f.apply(store("b", value("password", "new")))
+		equal(t, "what is gone is removed, the rest untouched", "-a", f.resolver.take())
+		equal(t, "opens of b", []string{"", "new"}, f.backends["b"].opens())
+	})
+}
+
+func TestStatus(t *testing.T) {
+	run(t, []string{"a"}, func(f *fixture) {
+		c := store("a", value("multi", "true"))
+		c.Namespace, c.Version, c.Scopes = "payments", "v1", []string{"shop"}
+		f.apply(c)
+		equal(t, "status", []stores.Status{{
+			Name: "a", Namespace: "payments", Type: "secretstores.fake", Version: "v1", Scopes: []string{"shop"},
+			Capabilities: []string{"MULTIPLE_KEY_VALUES_PER_SECRET"}, MissingIsEmpty: true, Open: true,
+		}}, f.set.Status())
+	})
+}
+
+func TestReadyAfterTheFirstApply(t *testing.T) {
+	run(t, []string{"slow"}, func(f *fixture) {
+		release := make(chan struct{})
+		f.backends["slow"].during(func(context.Context) error { <-release; return nil })
+		f.set.Changed("slow", "")
+		synctest.Wait()
+		select {
+		case <-f.set.Ready():
+			t.Error("ready before anything was applied")
+		default:
+		}
+		f.apply(store("slow"), store("nowhere"))
+		select {
+		case <-f.set.Ready():
+			t.Error("ready before everything was tried")
+		default:
+		}
+		close(release)
+		<-f.set.Ready()
+		equal(t, "opened", "+slow", f.resolver.take())
+	})
+}
+
+// TestReferences: chains open whatever the order, with values from manifests, environment and other stores.
+func TestReferences(t *testing.T) {
+	run(t, []string{"source", "middle", "end"}, func(f *fixture) {
+		f.backends["source"].set("db", "password", canary+"1")
+		f.backends["middle"].set("end", "end", canary+"2")
+		f.env["ADDRESS"] = "source"
+		source := store("source")
+		source.Metadata = []component.Item{env("Address", "ADDRESS")}
+		middle := store("middle", ref("Password", "db", "password"))
+		end := store("end", ref("password", "end", "end"))
+		end.SecretStore = "middle"
+		f.apply(end, middle, source)
+		equal(t, "order", "+source +middle +end", f.resolver.take())
+		equal(t, "middle", []string{canary + "1"}, f.backends["middle"].opens())
+		equal(t, "end", []string{canary + "2"}, f.backends["end"].opens())
+	})
+}
+
+// TestClosed holds what keeps a store closed, and how it says so.
+func TestClosed(t *testing.T) {
+	tests := []struct {
+		name   string
+		store  func() component.Component
+		others []component.Component
+		rules  []scope.AccessRule
+		want   string
+	}{
+		{"unknown type", func() component.Component { c := store("s"); c.Type = "secretstores.fak"; return c }, nil, nil,
+			`s.yaml:1: spec.type: couldn't find secret store secretstores.fak/v1; write "secretstores.fake"`},
+		{"faulty configuration", func() component.Component { return store("s", value("host", "x"), value("address", "nowhere")) }, nil, nil,
+			`s.yaml:1: open store "s": no backend there; correct the manifest`},
+		{"no auth.secretStore", func() component.Component { c := store("s", ref("password", "n", "k")); c.SecretStore = ""; return c }, nil, nil,
+			`m.yaml:9: secretKeyRef of password: does not say which store to read from; name the store in auth.secretStore`},
+		{"unknown store", func() component.Component { return store("s", ref("password", "n", "k")) }, nil, nil,
+			`m.yaml:9: secretKeyRef of password: store "source" of auth.secretStore does not exist; correct the name, or add a component for it`},
+		{"own store", func() component.Component { c := store("s", ref("password", "n", "k")); c.SecretStore = "s"; return c }, nil, nil,
+			`m.yaml:9: secretKeyRef of password: stores refer to each other in a circle: s → s; give one of them its credentials in another way`},
+		{"circle", func() component.Component { return store("s", ref("password", "n", "k")) },
+			[]component.Component{func() component.Component {
+				c := store("source", ref("password", "n", "k"))
+				c.SecretStore = "s"
+				return c
+			}()}, nil,
+			`m.yaml:9: secretKeyRef of password: stores refer to each other in a circle: s → source → s; give one of them its credentials in another way`},
+		{"closed store", func() component.Component { return store("s", ref("password", "n", "k")) },
+			[]component.Component{func() component.Component { c := store("source"); c.Type = "secretstores.other"; return c }()}, nil,
+			`m.yaml:9: secretKeyRef of password: store "source" of auth.secretStore is not open; see why that store is closed; it is tried again by itself`},
+		{"missing secret", func() component.Component { return store("s", ref("password", "n", "k")) }, []component.Component{store("source")}, nil,
+			`m.yaml:9: secretKeyRef of password: read reference: no such secret; correct the reference; it is tried again by itself`},
+		{"missing field", func() component.Component { return store("s", ref("password", "db", "k")) }, []component.Component{store("source")}, nil,
+			`m.yaml:9: secretKeyRef of password: secret "db" of store "source" has no field "k", or an empty one; correct the name or key, or fill the field; it is tried again by itself`},
+		{"empty field", func() component.Component { return store("s", ref("password", "void", "void")) }, []component.Component{store("source")}, nil,
+			`m.yaml:9: secretKeyRef of password: secret "void" of store "source" has no field "void", or an empty one; correct the name or key, or fill the field; it is tried again by itself`},
+		{"denied", func() component.Component {
+			c := store("s", ref("password", "db", "password"))
+			c.Namespace = "payments"
+			return c
+		},
+			[]component.Component{store("source")},
+			[]scope.AccessRule{{Subjects: []scope.Subject{{}}, Stores: []string{"source"}, Deny: []string{"d*"}, Source: "p.yaml:3"}},
+			`m.yaml:9: secretKeyRef of password: the policy denies the reference: p.yaml:3: deny "d*"; allow it in an AccessPolicy, or refer to another secret`},
+		{"variable not set", func() component.Component { return store("s", env("password", "NONE")) }, nil, nil,
+			`m.yaml:9: envRef of password: environment variable "NONE" is not set, or empty; set it for the agent and restart it`},
+		{"variable of Dapr", func() component.Component { return store("s", env("password", "dapr_api_token")) }, nil, nil,
+			`m.yaml:9: envRef of password: environment variable "dapr_api_token" may not be used; use one that does not start with DAPR_, is not APP_API_TOKEN and, where DAPR_ENV_KEYS is set, is listed there`},
+		{"setting", func() component.Component { return store("s", value("CacheTTL", canary)) }, nil, nil,
+			`m.yaml:9: cacheTTL: has a value that does not work; write a duration such as 30s, or 0s for no cache`},
+		{"identity", func() component.Component { return store("s", value("identity", "pod")) }, nil, nil,
+			`m.yaml:9: identity: has a value that does not work; write agent`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			run(t, []string{"s", "source"}, func(f *fixture) {
+				f.backends["source"].set("db", "password", canary)
+				f.backends["source"].set("void", "void", "")
+				f.backends["source"].secrets["db"] = map[string]string{"password": canary}
+				f.rules.Policies = tt.rules
+				f.apply(append(tt.others, tt.store())...)
+				for _, s := range f.set.Status() {
+					if s.Name == "s" && (s.Open || s.Reason != tt.want) {
+						t.Errorf("open %v, reason\n%s\nwant\n%s", s.Open, s.Reason, tt.want)
+					}
+				}
+				if _, ok := f.resolver.installed["s"]; ok {
+					t.Error("installed")
+				}
+			})
+		})
+	}
+}
+
+func TestEnvKeys(t *testing.T) {
+	run(t, []string{"a", "b", "c"}, func(f *fixture) {
+		f.env = map[string]string{"DAPR_ENV_KEYS": "ONE TWO", "ONE": "1", "TWO": "2", "THREE": "3", "TW": "4"}
+		f.apply(store("a", env("password", "TWO")), store("b", env("password", "THREE")), store("c", env("password", "TW")))
+		equal(t, "opened", "+a", f.resolver.take())
+	})
+}
+
+// TestRetry: a cause that may pass is tried again with growing pauses, another one is not.
+func TestRetry(t *testing.T) {
+	run(t, []string{"away", "bad", "busy"}, func(f *fixture) {
+		var attempts []time.Duration
+		start := time.Now()
+		f.backends["away"].during(func(context.Context) error {
+			attempts = append(attempts, time.Since(start).Round(time.Second))
+			if len(attempts) < 4 {
+				return providers.Errorf(providers.Unavailable, "connection refused")
+			}
+			return nil
+		})
+		bad, busy := 0, 0
+		f.backends["bad"].during(func(context.Context) error {
+			bad++
+			return providers.Errorf(providers.Denied, "wrong password")
+		})
+		f.backends["busy"].during(func(context.Context) error {
+			busy++
+			return &providers.Error{Kind: providers.Throttled, RetryAfter: time.Hour, Err: context.Canceled}
+		})
+		f.apply(store("away"), store("bad"), store("busy"))
+		f.pass(10 * time.Minute)
+		equal(t, "attempts", []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second}, attempts)
+		equal(t, "away", "+away", f.resolver.take())
+		equal(t, "attempts at the bad and the busy one", []int{1, 1}, []int{bad, busy})
+
+		f.backends["bad"].during(nil)
+		f.apply(store("away"), store("bad"), store("busy"))
+		equal(t, "a new state tries what is wrong, and nothing else", "+bad", f.resolver.take())
+	})
+}
+
+func TestInitTimeout(t *testing.T) {
+	run(t, []string{"stuck", "late"}, func(f *fixture) {
+		f.backends["stuck"].during(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		f.backends["late"].during(func(ctx context.Context) error { <-ctx.Done(); return nil }) // it returns as if in time
+		f.apply(store("stuck"), store("late"))
+		<-f.set.Ready()
+		equal(t, "opened", "", f.resolver.take())
+		const reason = "context deadline exceeded; check that the store can be reached; it is tried again by itself"
+		equal(t, "state", "late: closed: late.yaml:1: open store \"late\": "+reason+"\nstuck: closed: stuck.yaml:1: open store \"stuck\": "+reason, f.reasons())
+		f.backends["stuck"].during(nil)
+		f.backends["late"].during(nil)
+		f.pass(time.Minute)
+		equal(t, "state", "late: open\nstuck: open", f.reasons())
+	})
+}
+
+func TestBadReplacementKeepsTheLastGoodInstance(t *testing.T) {
+	run(t, []string{"a"}, func(f *fixture) {
+		f.apply(store("a"))
+		f.resolver.take()
+		f.apply(store("a", env("password", "NONE")))
+		equal(t, "state", `a: open: m.yaml:9: envRef of password: environment variable "NONE" is not set, or empty; set it for the agent and restart it`, f.reasons())
+		f.apply(store("a"))
+		equal(t, "state", "a: open", f.reasons())
+		equal(t, "events", "", f.resolver.take())
+	})
+}
+
+func TestChangedSecretReopensDependents(t *testing.T) {
+	run(t, []string{"source", "a", "b"}, func(f *fixture) {
+		f.backends["source"].set("x", "x", canary+"1")
+		f.backends["source"].set("y", "y", canary+"1")
+		f.apply(store("source"), store("a", ref("password", "x", "x")), store("b", ref("password", "y", "y")))
+		f.resolver.take()
+
+		f.backends["source"].set("x", "x", canary+"2")
+		f.set.Changed("source", "y")
+		f.set.Changed("other", "x")
+		synctest.Wait()
+		equal(t, "events after a change of others", "", f.resolver.take())
+
+		f.set.Changed("source", "x")
+		synctest.Wait()
+		equal(t, "events", "+a", f.resolver.take())
+		equal(t, "opens", []string{canary + "1", canary + "2"}, f.backends["a"].opens())
+
+		f.backends["source"].set("y", "y", "")
+		f.set.Changed("source", "")
+		synctest.Wait()
+		equal(t, "a reference that breaks closes nothing", "", f.resolver.take())
+		f.backends["source"].set("y", "y", canary+"3")
+		f.pass(time.Minute)
+		equal(t, "and is tried again", "+b", f.resolver.take())
+	})
+}
+
+// TestReferencesAreReadAgain: stores that say nothing of changes are asked at their refresh interval.
+func TestReferencesAreReadAgain(t *testing.T) {
+	run(t, []string{"source", "a"}, func(f *fixture) {
+		f.resolver.refresh = time.Minute
+		f.backends["source"].set("x", "x", canary+"1")
+		f.apply(store("source"), store("a", ref("password", "x", "x")))
+		f.resolver.take()
+		f.backends["source"].set("x", "x", canary+"2")
+		f.pass(2 * time.Minute)
+		equal(t, "events", "+a", f.resolver.take())
+	})
+}
+
+func TestSourceThatOpensLaterOpensDependents(t *testing.T) {
+	run(t, []string{"source", "a"}, func(f *fixture) {
+		f.backends["source"].set("x", "x", canary)
+		f.backends["source"].during(func(context.Context) error { return providers.Errorf(providers.Unavailable, "starting") })
+		f.apply(store("a", ref("password", "x", "x")), store("source"))
+		equal(t, "events", "", f.resolver.take())
+		f.backends["source"].during(nil)
+		f.pass(1200 * time.Millisecond)
+		equal(t, "events", "+source +a", f.resolver.take())
+	})
+}
+
+func TestSettings(t *testing.T) {
+	run(t, []string{"a", "b"}, func(f *fixture) {
+		f.env["TTL"] = "30s"
+		f.apply(
+			store("a", value("refreshInterval", "2m"), env("cacheTTL", "TTL"), value("negativettl", "1s"), value("staleFor", "2h"),
+				value("requestTimeout", "3s"), value("requestsPerSecond", "1.5"), value("burst", "7"), value("maxEntries", "8"),
+				value("maxBytes", "9"), value("identity", "agent")),
+			store("b", value("cacheTTL", "0s"), value("negativeTTL", "0s"), value("staleFor", "0s"), value("burst", "")))
+		equal(t, "state", "a: open\nb: open", f.reasons())
+		a, b := f.resolver.installed["a"].Settings, f.resolver.installed["b"].Settings
+		equal(t, "durations of a", []time.Duration{2 * time.Minute, 30 * time.Second, time.Second, 2 * time.Hour, 3 * time.Second},
+			[]time.Duration{a.RefreshInterval, a.CacheTTL, a.NegativeTTL, a.StaleFor, a.RequestTimeout})
+		equal(t, "numbers of a", []float64{1.5, 7, 8, 9}, []float64{a.RequestsPerSecond, float64(a.Burst), float64(a.MaxEntries), float64(a.MaxBytes)})
+		equal(t, "zeros of b", []time.Duration{1, 1, -1}, []time.Duration{b.CacheTTL, b.NegativeTTL, b.StaleFor})
+	})
+}
+
+func TestCheck(t *testing.T) {
+	fake := (&fixture{}).driver()
+	source := store("source", value("adress", "x"), value("requestTimeOut", "0s"), value("somethingElse", canary))
+	circle := store("c1", ref("password", "n", "k"))
+	circle.SecretStore = "c2"
+	back := store("c2", ref("password", "n", "k"))
+	back.SecretStore = "c1"
+	plain := store("plain", value("password", canary))
+	plain.Metadata[0].Name = "HOST"
+	incomplete := store("incomplete", ref("password", "n", "k"))
+	incomplete.Metadata = incomplete.Metadata[1:]
+	other := store("other")
+	other.Type = "secretstores.unheard.of"
+	var got []string
+	for _, p := range stores.Check([]component.Component{source, circle, back, plain, incomplete, other}, []providers.Driver{fake}) {
+		got = append(got, p.String())
+	}
+	equal(t, "problems", []string{
+		`warning: m.yaml:9: spec.metadata: "adress" is not known to secretstores.fake and ignored; write "address", or remove it`,
+		`warning: m.yaml:9: spec.metadata: "somethingElse" is not known to secretstores.fake and ignored; remove it; known here: address, password, refreshInterval, cacheTTL, negativeTTL, staleFor, requestTimeout, requestsPerSecond, burst, maxEntries, maxBytes, identity`,
+		`error: m.yaml:9: requestTimeout: has a value that does not work; write a duration such as 30s`,
+		`error: m.yaml:9: secretKeyRef of password: stores refer to each other in a circle: c1 → c2 → c1; give one of them its credentials in another way`,
+		`error: m.yaml:9: secretKeyRef of password: stores refer to each other in a circle: c2 → c1 → c2; give one of them its credentials in another way`,
+		`warning: m.yaml:9: spec.metadata: "password" is a credential, written in plain; keep it in a store and write a secretKeyRef, or use envRef`,
+		`error: incomplete.yaml:1: spec.metadata: "address" is required by secretstores.fake; add it`,
+		`error: other.yaml:1: spec.type: couldn't find secret store secretstores.unheard.of/v1; write a type that this agent has: secretstores.fake`,
+	}, got)
+}
