@@ -32,12 +32,12 @@ type operation struct{ interrupt context.CancelCauseFunc }
 // calls end when it is done. The error is why ctx ended, and then there is nothing to end.
 func (s *Set) begin(ctx context.Context, id string) (_ context.Context, v *volume, end func(), err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	v, end, err = s.join(ctx, id, &operation{interrupt: cancel})
+	v, leave, err := s.join(ctx, id, &operation{interrupt: cancel})
 	if err != nil {
 		cancel(nil)
 		return nil, nil, nil, err
 	}
-	return ctx, v, func() { cancel(nil); end() }, nil
+	return ctx, v, func() { cancel(nil); leave() }, nil
 }
 
 // beginUnpublish is begin for Unpublish: it makes the operations that came before end, and nothing makes it end.
