@@ -47,9 +47,15 @@ func open(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
-		return nil, providers.Errorf(providers.Unavailable, "secrets file %q: %w", path, err)
+		return nil, providers.Errorf(providers.Unavailable, "secrets file: %w", err)
 	}
-	s := &store{path: path, layout: l, log: cfg.Logger.With("store", cfg.Name), done: make(chan struct{})}
+	s := &store{
+		path:    path,
+		layout:  l,
+		log:     cfg.Logger.With("store", cfg.Name),
+		done:    make(chan struct{}),
+		reading: make(chan struct{}, 1),
+	}
 	first := s.read()
 	if first.err != nil {
 		return nil, first.err
@@ -67,11 +73,10 @@ type store struct {
 	closing sync.Once
 	done    chan struct{} // closed by Close
 
-	current struct {
+	reading chan struct{} // holds a token while the file is read
+	current struct {      // what is served
 		sync.Mutex
-		snapshot        // what is served
-		started  uint64 // reads of the file begun so far
-		adopted  uint64 // which of them made the snapshot
+		snapshot
 	}
 }
 
@@ -116,7 +121,7 @@ func (s *store) secrets(ctx context.Context, q providers.Query) (content, error)
 	if q.Version != "" || q.Stage != "" || q.Namespace != "" {
 		return nil, providers.Errorf(providers.Invalid, "a secrets file has no versions, stages or namespaces")
 	}
-	return s.refresh(), nil
+	return s.refresh(ctx)
 }
 
 func errClosed() error { return providers.Errorf(providers.Unavailable, "provider is closed") }

@@ -23,7 +23,7 @@ const (
 
 // Notify reports each secret that was added, changed or removed, by name.
 func (s *store) Notify(ctx context.Context, changed func(name string)) error {
-	known := s.held()
+	known := s.held().secrets
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return providers.Errorf(providers.Unavailable, "watch secrets file %q: %w", s.path, err)
@@ -50,20 +50,15 @@ func (s *store) Notify(ctx context.Context, changed func(name string)) error {
 		case <-tick.C:
 		}
 		s.watch(watcher)
-		now := s.refresh()
+		now, err := s.refresh(ctx)
+		if err != nil {
+			return nil
+		}
 		for _, name := range diff(known, now) {
 			changed(name)
 		}
 		known = now
 	}
-}
-
-// held returns the content in force, without looking at the file.
-func (s *store) held() content {
-	c := &s.current
-	c.Lock()
-	defer c.Unlock()
-	return c.secrets
 }
 
 // watch watches the directory in which the file, or the link to it, is replaced. It is called before every look,

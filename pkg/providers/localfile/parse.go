@@ -56,11 +56,12 @@ func check(data []byte) error {
 	if at := firstInvalid(data); at < len(data) {
 		return errorAt(data, at, "not valid UTF-8")
 	}
+	// With a space behind it, a file that ends too early fails beyond its last byte, and no other file does.
 	var raw json.RawMessage
-	if err := json.Unmarshal(data, &raw); err != nil {
-		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && int(syntax.Offset) < len(data) {
-			return errorAt(data, int(syntax.Offset)-1, "not valid JSON")
-		}
+	err := json.Unmarshal(append(data[:len(data):len(data)], ' '), &raw)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok && int(syntax.Offset) <= len(data) {
+		return errorAt(data, int(syntax.Offset)-1, "not valid JSON")
+	} else if err != nil {
 		return errorAt(data, len(data), "not valid JSON: the file ends too early")
 	}
 	start := len(data) - len(bytes.TrimLeft(data, " \t\r\n"))
@@ -114,6 +115,9 @@ func (p *parser) value(path []string) error {
 		return p.errorf("nested more than %d levels deep", maxDepth)
 	}
 	if p.layout.multiValued && len(path) == 1 {
+		if path[0] == "" {
+			return p.errorf("key %s makes a secret without a name", pointer(path))
+		}
 		p.secrets[path[0]] = map[string]secret.Value{}
 	}
 	if delim == '{' {

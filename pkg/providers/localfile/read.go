@@ -1,6 +1,7 @@
 package localfile
 
 import (
+	"context"
 	"io"
 	"io/fs"
 	"os"
@@ -13,8 +14,8 @@ import (
 const maxFile = 16 << 20
 
 // settleTime is how long a file must have been left alone before its modification time proves that it did not change
-// since. It covers the coarsest clock of common file systems.
-const settleTime = 2 * time.Second
+// since: some ticks of the clock that Linux stamps files with.
+const settleTime = 100 * time.Millisecond
 
 // snapshot is the outcome of one look at the file.
 type snapshot struct {
@@ -24,67 +25,62 @@ type snapshot struct {
 	err     error       // why secrets is older than file: a problem with the file
 }
 
-// refresh returns what the file holds now, or what it held last if it can't be used now.
-func (s *store) refresh() content {
+// refresh returns what the file holds now, or what it held last if it can't be used now. Reads are one at a time, so
+// that content never goes back to an older state. The error is that of ctx.
+func (s *store) refresh(ctx context.Context) (content, error) {
+	if secrets, ok := s.unchanged(); ok {
+		return secrets, nil
+	}
+	select {
+	case s.reading <- struct{}{}:
+		defer func() { <-s.reading }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if secrets, ok := s.unchanged(); ok { // another call read it meanwhile
+		return secrets, nil
+	}
+	return s.adopt(s.read()), nil
+}
+
+// unchanged returns the current content if the file is provably still the one that it came from.
+func (s *store) unchanged() (content, bool) {
 	info, _ := os.Stat(s.path)
-	if secrets, ok := s.unchanged(info); ok {
-		return secrets
+	current := s.held()
+	if info == nil || current.file == nil {
+		return current.secrets, info == nil && current.file == nil
 	}
-	ticket := s.begin()
-	return s.adopt(ticket, s.read())
+	was := current.file
+	same := os.SameFile(info, was) && info.Size() == was.Size() && info.ModTime().Equal(was.ModTime())
+	return current.secrets, same && current.settled
 }
 
-// unchanged returns the current content if info proves that the file is still the one that it came from.
-func (s *store) unchanged(info fs.FileInfo) (content, bool) {
+// held returns the snapshot in force.
+func (s *store) held() snapshot {
 	c := &s.current
 	c.Lock()
 	defer c.Unlock()
-	switch {
-	case info == nil || c.file == nil:
-		return c.secrets, info == nil && c.file == nil
-	default:
-		same := os.SameFile(info, c.file) && info.Size() == c.file.Size() && info.ModTime().Equal(c.file.ModTime())
-		return c.secrets, same && c.settled
-	}
+	return c.snapshot
 }
 
-// begin numbers a read of the file that is about to begin.
-func (s *store) begin() (ticket uint64) {
-	c := &s.current
-	c.Lock()
-	defer c.Unlock()
-	c.started++
-	return c.started
-}
-
-// adopt makes next current, unless a read that began later is already, and returns the current content. A read that
-// did not succeed leaves the content and is logged, once as long as the problem stays the same.
-func (s *store) adopt(ticket uint64, next snapshot) content {
-	secrets, before, adopted := s.replace(ticket, next)
+// adopt puts next in force and returns its content. A read that did not succeed leaves the content and is logged, once
+// as long as the problem stays the same. The caller is the one that reads.
+func (s *store) adopt(next snapshot) content {
+	last := s.held()
 	switch {
-	case !adopted:
-	case next.err != nil && (before == nil || next.err.Error() != before.Error()):
-		s.log.Warn("secrets file is unusable, its last good content stays in force", "err", next.err)
-	case next.err == nil && before != nil:
+	case next.err == nil && last.err != nil:
 		s.log.Info("secrets file is usable again")
-	}
-	return secrets
-}
-
-// replace is adopt without the log. It returns the problem that the snapshot before next had.
-func (s *store) replace(ticket uint64, next snapshot) (secrets content, before error, adopted bool) {
-	c := &s.current
-	c.Lock()
-	defer c.Unlock()
-	if ticket < c.adopted {
-		return c.secrets, nil, false
+	case next.err != nil && (last.err == nil || next.err.Error() != last.err.Error()):
+		s.log.Warn("secrets file is unusable, its last good content stays in force", "err", next.err)
 	}
 	if next.err != nil {
-		next.secrets = c.secrets
+		next.secrets = last.secrets
 	}
-	before = c.err
-	c.snapshot, c.adopted = next, ticket
-	return c.secrets, before, true
+	c := &s.current
+	c.Lock()
+	defer c.Unlock()
+	c.snapshot = next
+	return next.secrets
 }
 
 // read reads and parses the file.
