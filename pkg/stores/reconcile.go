@@ -214,7 +214,7 @@ func (s *Set) show(st *store) {
 	c, driver := st.wanted, s.drivers[st.wanted.Type]
 	status := Status{
 		Name: c.Name, Namespace: c.Namespace, Type: c.Type, Version: c.Version, Scopes: c.Scopes,
-		MissingIsEmpty: driver.MissingIsEmpty, Open: st.inService != nil,
+		MissingIsEmpty: driver.MissingIsEmpty, Selectors: driver.Selectors, Open: st.inService != nil,
 	}
 	if st.problem != nil {
 		status.Reason = st.problem.Error()

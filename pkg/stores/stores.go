@@ -53,8 +53,8 @@ type Set struct {
 
 	stores map[string]*store // name → store; for Run only
 
-	shown struct { // what Status returns
-		sync.Mutex
+	shown struct { // what Status and Find return
+		sync.RWMutex
 		status map[string]Status // name → status
 	}
 }
@@ -71,6 +71,7 @@ type Status struct {
 	Scopes         []string // app ids that may know of the store; empty: all
 	Capabilities   []string // as Dapr's metadata API reports them; empty unless Open
 	MissingIsEmpty bool     // see providers.Driver
+	Selectors      providers.Selectors
 	Open           bool     // in service, perhaps as an earlier manifest described it
 	Reason         string   // why the manifest is not in service as it stands, with the remedy; empty if it is
 }
@@ -135,14 +136,22 @@ func (s *Set) Ready() <-chan struct{} { return s.ready }
 
 // Status returns the state of each wanted store, sorted by name. A store appears when it is first tried.
 func (s *Set) Status() []Status {
-	s.shown.Lock()
-	defer s.shown.Unlock()
+	s.shown.RLock()
+	defer s.shown.RUnlock()
 	all := make([]Status, 0, len(s.shown.status))
 	for _, status := range s.shown.status {
 		all = append(all, status)
 	}
 	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Name, b.Name) })
 	return all
+}
+
+// Find returns the state of one store, and whether Status has it. It is quick: every API call asks.
+func (s *Set) Find(name string) (Status, bool) {
+	s.shown.RLock()
+	defer s.shown.RUnlock()
+	status, ok := s.shown.status[name]
+	return status, ok
 }
 
 // Close takes all stores out of service. It is called after Run has returned.
