@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keywell/keywell/pkg/api"
+	"github.com/keywell/keywell/pkg/component"
+	"github.com/keywell/keywell/pkg/csi"
+	"github.com/keywell/keywell/pkg/identity"
+	"github.com/keywell/keywell/pkg/providers/builtin"
+	"github.com/keywell/keywell/pkg/resolve"
+	"github.com/keywell/keywell/pkg/rotation"
+	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/secret"
+	"github.com/keywell/keywell/pkg/stores"
+	"github.com/keywell/keywell/pkg/volume"
+	"github.com/keywell/keywell/pkg/volume/mount"
+)
+
+// agent is all parts, wired. What one part tells another goes through the methods below, so this file shows every way
+// that parts are connected.
+type agent struct {
+	flags    *runFlags
+	log      *slog.Logger
+	registry *prometheus.Registry
+
+	policy    scope.Live
+	watcher   *component.Watcher
+	resolver  *resolve.Resolver
+	stores    *stores.Set
+	volumes   *volume.Set // nil if there is no CSI socket
+	scheduler *rotation.Scheduler
+	csi       *csi.Server
+	api       *api.Server
+}
+
+// newAgent makes every part and starts none.
+func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent, error) {
+	a := &agent{flags: r, log: log, registry: prometheus.NewRegistry()}
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	a.watcher = component.NewWatcher(component.WatcherOptions{
+		Sources: r.sources(), OnChange: a.manifestsChanged, Logger: log, Registerer: a.registry,
+	})
+	a.resolver = resolve.New(resolve.Options{Logger: log, Audit: audit, Changed: a.secretChanged, Registerer: a.registry})
+	a.stores = stores.New(stores.Options{
+		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, Logger: log, Registerer: a.registry,
+	})
+	a.api = api.New(api.Options{
+		AppID: r.appID, Version: version, Policy: &a.policy, Resolver: a.resolver, Audit: a.resolver, Stores: apiStores{a.stores},
+		Attest: func(context.Context, api.Evidence) (scope.Identity, error) { return r.caller(), nil },
+		Token:  token, Ready: a.notReady, Logger: log, Registerer: a.registry,
+	})
+	if r.csiSocket == "" {
+		return a, nil
+	}
+	return a, a.addVolumes()
+}
+
+// addVolumes makes the parts that files need.
+func (a *agent) addVolumes() error {
+	roots, err := mountRoots(a.flags.roots)
+	if err != nil {
+		return err
+	}
+	mounter, err := mount.New(roots...)
+	if err != nil {
+		return err
+	}
+	a.scheduler, err = rotation.New(rotation.Options{Rotate: a.rotate, Logger: a.log, Registerer: a.registry})
+	if err != nil {
+		return err
+	}
+	a.volumes, err = volume.New(volume.Options{
+		Authorizer: &a.policy, Resolver: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
+		Denied:         a.readDenied,
+		MaxVolumeBytes: a.flags.maxVolume, MaxNodeBytes: a.flags.maxNode,
+		Published: a.scheduler.Add, Unpublished: a.scheduler.Remove,
+		Logger: a.log, Registerer: a.registry,
+	})
+	if err != nil {
+		return err
+	}
+	a.csi, err = csi.New(csi.Options{
+		Version: version, NodeID: a.flags.nodeID, Volumes: a.volumes,
+		Identify: identity.Standalone(a.flags.caller()), Ready: a.ready, Logger: a.log, Registerer: a.registry,
+	})
+	return err
+}
+
+// manifestsChanged puts new manifests in force: the policy first, so that no store is ever open under an older one.
+func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Problem) {
+	logProblems(a.log, problems)
+	policy, err := scope.NewPolicy(m.Rules(false))
+	if err != nil {
+		a.log.Error("policy kept: the new one can't be used", "err", err)
+		return
+	}
+	a.policy.Set(policy)
+	a.stores.Apply(m.Components)
+	if a.volumes != nil {
+		a.scheduler.Nudge(a.volumes.IDs()...)
+	}
+}
+
+// secretChanged passes on that a store has other content for a secret, or for any if name is empty.
+func (a *agent) secretChanged(store, name string) {
+	a.stores.Changed(store, name)
+	if a.volumes != nil {
+		a.scheduler.Nudge(a.volumes.Using(store, name)...)
+	}
+}
+
+func (a *agent) rotate(ctx context.Context, id string) (time.Time, error) {
+	outcome, err := a.volumes.Rotate(ctx, id)
+	return outcome.Next, err
+}
+
+func (a *agent) readDenied(ctx context.Context, d volume.Denial) {
+	a.resolver.AuditDenied(ctx, d.Origin, d.Identity, d.Ref, d.Err)
+}
+
+// notReady names the parts that can't serve yet.
+func (a *agent) notReady() []string {
+	select {
+	case <-a.stores.Ready():
+		return nil
+	default:
+		return []string{"stores"}
+	}
+}
+
+func (a *agent) ready() error {
+	if parts := a.notReady(); parts != nil {
+		return fmt.Errorf("not ready: %v", parts)
+	}
+	return nil
+}
+
+// run serves until ctx ends or a part fails. Volumes stay mounted.
+func (a *agent) run(ctx context.Context) error {
+	listeners, err := api.Listen(ctx, a.flags.addresses())
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.watcher.Run(ctx) })
+	group.Go(func() error { return a.stores.Run(ctx) })
+	group.Go(func() error { return a.resolver.Run(ctx) })
+	group.Go(func() error { return a.api.Run(ctx, listeners) })
+	group.Go(func() error { return serveMetrics(ctx, a.flags.metrics, a.registry) })
+	if a.volumes != nil {
+		group.Go(func() error { return a.serveVolumes(ctx) })
+		group.Go(func() error { return a.rotateWhenReady(ctx) })
+	}
+	a.log.Info("agent started", "version", version, "app_id", a.flags.appID)
+	err = group.Wait()
+	a.stores.Close()
+	a.resolver.Close()
+	a.log.Info("agent stopped")
+	return err
+}
+
+// serveVolumes takes the CSI socket, which one agent at a time can hold, finds the volumes of the agent before, and
+// serves.
+func (a *agent) serveVolumes(ctx context.Context) error {
+	socket, err := csi.Listen(a.flags.csiSocket)
+	if err != nil {
+		return err
+	}
+	if err := a.volumes.Recover(ctx); err != nil {
+		a.log.Error("some volumes were not recovered", "err", err)
+	}
+	return a.csi.Serve(ctx, socket)
+}
+
+// rotateWhenReady waits for the stores, so that recovered volumes are not rotated against an empty policy.
+func (a *agent) rotateWhenReady(ctx context.Context) error {
+	select {
+	case <-a.stores.Ready():
+		return a.scheduler.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// serveMetrics serves /metrics until ctx ends. An empty address serves nothing.
+func serveMetrics(ctx context.Context, address string, registry *prometheus.Registry) error {
+	if address == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+func logProblems(log *slog.Logger, problems []component.Problem) {
+	for _, p := range problems {
+		level := slog.LevelInfo
+		switch p.Severity {
+		case component.Error:
+			level = slog.LevelError
+		case component.Warning:
+			level = slog.LevelWarn
+		}
+		log.LogAttrs(context.Background(), level, "manifest problem",
+			slog.String("position", p.Position.String()), slog.String("field", p.Field),
+			slog.String("problem", p.Message), slog.String("remedy", p.Remedy))
+	}
+}
+
+// apiStores shows the API what it needs of the stores.
+type apiStores struct{ set *stores.Set }
+
+func (s apiStores) Stores() []api.Store {
+	all := s.set.Status()
+	shown := make([]api.Store, len(all))
+	for i, st := range all {
+		shown[i] = apiStore(st)
+	}
+	return shown
+}
+
+// Store returns one store.
+func (s apiStores) Store(name string) (api.Store, bool) {
+	st, ok := s.set.Find(name)
+	return apiStore(st), ok
+}
+
+func apiStore(s stores.Status) api.Store {
+	return api.Store{
+		Name: s.Name, Type: s.Type, Version: s.Version, Capabilities: s.Capabilities,
+		MissingIsEmpty: s.MissingIsEmpty, Selectors: s.Selectors, Open: s.Open, Reason: s.Reason,
+	}
+}
+
+// mountRoots returns the directories below which volumes may be mounted. Those that flags name are made; of the
+// defaults, the kubelet's is used where there is one.
+func mountRoots(named []string) ([]string, error) {
+	roots := named
+	if len(roots) == 0 {
+		roots = []string{standaloneRoot}
+		if _, err := os.Stat(kubeletRoot); err == nil {
+			roots = append(roots, kubeletRoot)
+		}
+	}
+	for _, r := range roots {
+		if err := os.MkdirAll(r, 0o755); err != nil {
+			return nil, fmt.Errorf("make target root: %w", err)
+		}
+	}
+	return roots, nil
+}

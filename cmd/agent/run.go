@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/pkg/api"
+	"github.com/keywell/keywell/pkg/secret"
+)
+
+// runFlags are the flags of agent run.
+type runFlags struct {
+	manifestFlags
+	logFlags
+
+	nodeID    string
+	stateDir  string
+	csiSocket string
+	roots     list
+	api       api.Addresses
+	http      string
+	grpc      string
+	metrics   string
+	audit     string
+	maxVolume int64
+	maxNode   int64
+}
+
+func (r *runFlags) register(f flags) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	r.manifestFlags.register(f)
+	r.logFlags.register(f)
+	f.StringVar(&r.nodeID, "node-id", host, "`name` of this node in CSI answers")
+	f.StringVar(&r.stateDir, "state-dir", defaultStateDir, "`directory` for records of published volumes, best on a tmpfs")
+	f.StringVar(&r.csiSocket, "csi-socket", defaultCSISocket, "`path` of the CSI socket; empty: no volumes")
+	f.Var(&r.roots, "target-root", "`directory` below which volumes may be mounted; may be repeated (default "+standaloneRoot+" and, where it exists, "+kubeletRoot+")")
+	f.StringVar(&r.http, "http-address", defaultHTTPAddress, "`address` of the HTTP API; empty: none")
+	f.StringVar(&r.grpc, "grpc-address", defaultGRPCAddress, "`address` of the gRPC API; empty: none")
+	f.StringVar(&r.api.SocketDir, "unix-domain-socket", "", "`directory` for Unix sockets of the API, which replace its addresses")
+	f.StringVar(&r.metrics, "metrics-address", defaultMetricsAddress, "`address` of /metrics; empty: none")
+	f.StringVar(&r.audit, "audit-log", "-", "`file` that audit records are appended to; -: standard output; empty: none")
+	f.Int64Var(&r.maxVolume, "max-volume-bytes", 16<<20, "largest volume, in `bytes`")
+	f.Int64Var(&r.maxNode, "max-node-bytes", 256<<20, "all volumes together, in `bytes`: tmpfs pages are charged to the agent")
+}
+
+// addresses returns where the API listens.
+func (r *runFlags) addresses() api.Addresses {
+	a := r.api
+	a.AppID = r.appID
+	if r.http != "" {
+		a.HTTP = []string{r.http}
+	}
+	if r.grpc != "" {
+		a.GRPC = []string{r.grpc}
+	}
+	return a
+}
+
+// runAgent serves until ctx ends.
+func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
+	var r runFlags
+	f := newFlags("run", "", errOut)
+	r.register(f)
+	if err := f.parse(args, 0); err != nil {
+		return err
+	}
+	if err := checkSources(&r.manifestFlags); err != nil {
+		return err
+	}
+	logger, err := r.logger(errOut)
+	if err != nil {
+		return err
+	}
+	audit, closeAudit, err := r.auditLogger(out)
+	if err != nil {
+		return err
+	}
+	defer closeAudit()
+	if err := forbidDumps(); err != nil {
+		return err
+	}
+
+	token := secret.FromString(os.Getenv("DAPR_API_TOKEN"))
+	a, err := newAgent(&r, token, logger, audit)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+// auditLogger returns the logger for audit records, and a func that closes its file. The logger is nil for none.
+func (r *runFlags) auditLogger(out io.Writer) (*slog.Logger, func(), error) {
+	switch r.audit {
+	case "":
+		return nil, func() {}, nil
+	case "-":
+		return slog.New(slog.NewJSONHandler(out, nil)), func() {}, nil
+	}
+	file, err := os.OpenFile(r.audit, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open audit log: %w", err)
+	}
+	return slog.New(slog.NewJSONHandler(file, nil)), func() { _ = file.Close() }, nil
+}
+
+// forbidDumps keeps the process's memory, which holds secrets, out of core dumps and away from debuggers of others.
+func forbidDumps() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make process not dumpable: %w", err)
+	}
+	return nil
+}
