@@ -121,7 +121,7 @@ func (it Item) check(paths *pathSet) (problems []string) {
 	}
 	for _, p := range it.declaredPaths() {
 		if err := paths.add(p, it.String()); err != nil {
-			problems = append(problems, err.Error())
+			problems = append(problems, err.Error()+"; set path of one of them")
 		}
 	}
 	return problems

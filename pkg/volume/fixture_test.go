@@ -1,0 +1,369 @@
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/resolve"
+	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/volume"
+	"github.com/keywell/keywell/pkg/volume/mount"
+)
+
+func modeOf(octal string) fs.FileMode {
+	n, err := strconv.ParseUint(octal, 8, 32)
+	if err != nil {
+		panic(err)
+	}
+	return fs.FileMode(n)
+}
+
+// store is a Resolver in memory.
+type store struct {
+	mu      sync.Mutex
+	secrets map[string]fields // name → fields; missing: NotFound
+	errs    map[string]error  // name → what reading it fails with
+	stale   bool
+	reads   []resolve.Request
+	result  resolve.Result // what else answers hold
+
+	hang    chan struct{} // not nil: reads wait for it, or for their context
+	entered chan string   // not nil: told of each read that hangs
+}
+
+func (s *store) set(name string, f fields) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.secrets == nil {
+		s.secrets = map[string]fields{}
+	}
+	s.secrets[name] = f
+}
+
+func (s *store) fail(name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.errs == nil {
+		s.errs = map[string]error{}
+	}
+	s.errs[name] = err
+}
+
+func (s *store) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.reads)
+}
+
+func (s *store) Resolve(ctx context.Context, req resolve.Request) (resolve.Result, error) {
+	if !req.Grant.Reads() {
+		return resolve.Result{}, resolve.ErrNotGranted
+	}
+	name := req.Grant.Ref().Name
+	if s.hang != nil {
+		s.entered <- name
+		select {
+		case <-s.hang:
+		case <-ctx.Done():
+			return resolve.Result{}, ctx.Err()
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads = append(s.reads, req)
+	if err := s.errs[name]; err != nil {
+		return resolve.Result{}, err
+	}
+	f, ok := s.secrets[name]
+	if !ok {
+		return resolve.Result{}, &providers.Error{Store: req.Grant.Ref().Store, Name: name, Kind: providers.NotFound, Err: errors.New("no such secret")}
+	}
+	r := s.result
+	r.Payload.Fields = f.payload().Fields
+	r.Stale, r.FetchedAt = s.stale, time.Now()
+	return r, nil
+}
+
+// directories is a Mounter for processes that may not mount. A "mount" is a directory that is moved to the target.
+type directories struct {
+	base    string
+	mu      sync.Mutex
+	last    uint64
+	mounted map[string]uint64 // target → device
+}
+
+func (d *directories) Mount(target string, _ mount.Options, fill func(*os.Root) error) (mount.Info, error) {
+	d.mu.Lock()
+	d.last++
+	device := d.last
+	_, taken := d.mounted[target]
+	d.mu.Unlock()
+	if taken {
+		return mount.Info{}, mount.ErrOccupied
+	}
+	detached := filepath.Join(d.base, fmt.Sprint("detached", device))
+	if err := os.Mkdir(detached, 0o755); err != nil {
+		return mount.Info{}, err
+	}
+	root, err := os.OpenRoot(detached)
+	if err != nil {
+		return mount.Info{}, err
+	}
+	defer root.Close()
+	if err := fill(root); err != nil {
+		return mount.Info{}, errors.Join(err, os.RemoveAll(detached))
+	}
+	if err := os.Rename(detached, target); err != nil {
+		return mount.Info{}, errors.Join(err, os.RemoveAll(detached))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mounted[target] = device
+	return mount.Info{Device: device}, nil
+}
+
+func (d *directories) Open(target string) (*os.Root, mount.Info, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	device, ok := d.mounted[target]
+	if !ok {
+		return nil, mount.Info{}, mount.ErrNotMounted
+	}
+	root, err := os.OpenRoot(target)
+	return root, mount.Info{Device: device, UsedBytes: 1, TotalBytes: 2, UsedInodes: 3, TotalInodes: 4}, err
+}
+
+func (d *directories) Unmount(target string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.mounted, target)
+	return os.RemoveAll(target)
+}
+
+// replace puts another mount on target, as if somebody else had.
+func (d *directories) replace(target string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last++
+	d.mounted[target] = d.last
+}
+
+// node is a Set with everything around it.
+type node struct {
+	*volume.Set
+	store    *store
+	policy   *scope.Live
+	mounter  *directories // nil on a real one
+	dir      string       // where targets are
+	stateDir string
+	opts     volume.Options
+
+	mu      sync.Mutex
+	denied  []volume.Denial
+	due     map[string]time.Time // volume ID → as Published said; removed by Unpublished
+	steps   []string
+	at      func(step string) // called at each step
+	closing bool
+}
+
+// newNode returns a node with directories for mounts.
+func newNode(t *testing.T, change ...func(*volume.Options)) *node {
+	t.Helper()
+	dir := t.TempDir()
+	n := &node{mounter: &directories{base: t.TempDir(), mounted: map[string]uint64{}}, dir: dir, stateDir: t.TempDir()}
+	n.start(t, n.mounter, change...)
+	return n
+}
+
+// newTmpfsNode returns a node with real mounts, which end with the test.
+func newTmpfsNode(t testing.TB, change ...func(*volume.Options)) *node {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	n := &node{dir: t.TempDir(), stateDir: t.TempDir()}
+	unmountAtEnd(t, n.dir)
+	m, err := mount.New(n.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.start(t, m, change...)
+	return n
+}
+
+func unmountAtEnd(t testing.TB, dir string) {
+	t.Cleanup(func() {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, e := range entries {
+			for unix.Unmount(filepath.Join(dir, e.Name()), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+			}
+		}
+	})
+}
+
+func (n *node) start(t testing.TB, m volume.Mounter, change ...func(*volume.Options)) {
+	t.Helper()
+	n.store, n.policy, n.due = &store{}, &scope.Live{}, map[string]time.Time{}
+	n.allow(t)
+	n.opts = volume.Options{
+		Authorizer: n.policy, Resolver: n.store, Mounter: m, StateDir: n.stateDir,
+		Denied: func(_ context.Context, d volume.Denial) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.denied = append(n.denied, d)
+		},
+		Published: func(id string, due time.Time) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.due[id] = due
+		},
+		Unpublished: func(id string) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			delete(n.due, id)
+		},
+		Checkpoint: func(step string) {
+			n.mu.Lock()
+			at := n.at
+			n.steps = append(n.steps, step)
+			n.mu.Unlock()
+			if at != nil {
+				at(step)
+			}
+		},
+	}
+	for _, f := range change {
+		f(&n.opts)
+	}
+	n.restart(t)
+}
+
+// restart forgets the Set, as the end of a process does, and makes another.
+func (n *node) restart(t testing.TB) {
+	t.Helper()
+	set, err := volume.New(n.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Set = set
+}
+
+// allow puts a policy in force under which store "s" is open, except for the names in deny.
+func (n *node) allow(t testing.TB, deny ...string) {
+	t.Helper()
+	rules := scope.Rules{Stores: []scope.Store{{Name: "s", Source: "store.yaml:1"}}}
+	if len(deny) > 0 {
+		rules.Scopes = []scope.StoreScope{{Store: "s", Denied: deny, Source: "config.yaml:7"}}
+	}
+	p, err := scope.NewPolicy(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.policy.Set(p)
+}
+
+func (n *node) target(name string) string { return filepath.Join(n.dir, name) }
+
+// request asks for a volume with secrets, in ParseSpec's form, at a target named as its ID.
+func (n *node) request(id, secrets string) volume.Request {
+	return volume.Request{
+		VolumeID: id, TargetPath: n.target(id), Identity: scope.Identity{Namespace: "ns", Pod: "p"},
+		Attributes: map[string]string{"store": "s", "secrets": secrets},
+	}
+}
+
+// files reads everything that is visible in a volume: path → content.
+func (n *node) files(t testing.TB, id string) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	var walk func(dir string)
+	walk = func(dir string) {
+		entries, err := os.ReadDir(filepath.Join(n.target(id), dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			name := filepath.Join(dir, e.Name())
+			if name[0] == '.' {
+				continue
+			}
+			info, err := os.Stat(filepath.Join(n.target(id), name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.IsDir() {
+				walk(name)
+				continue
+			}
+			b, err := os.ReadFile(filepath.Join(n.target(id), name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[name] = string(b)
+		}
+	}
+	walk("")
+	return got
+}
+
+// leftovers returns the names in a volume that begin with "..", besides ..data and the generation it leads to.
+func (n *node) leftovers(t testing.TB, id string) (names []string) {
+	t.Helper()
+	data, err := os.Readlink(filepath.Join(n.target(id), "..data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(n.target(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); name[:min(2, len(name))] == ".." && name != "..data" && name != data {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// absent checks that nothing of a volume is left.
+func (n *node) absent(t testing.TB, id string) {
+	t.Helper()
+	if _, err := os.Lstat(n.target(id)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the target of %s is left: %v", id, err)
+	}
+	if got := n.records(t); len(got) > 0 {
+		t.Errorf("records are left: %v", got)
+	}
+	if n.mounter != nil {
+		if left, err := os.ReadDir(n.mounter.base); err != nil || len(left) > 0 {
+			t.Errorf("detached directories are left: %v, %v", left, err)
+		}
+	}
+}
+
+// records returns the names of the files in the state directory.
+func (n *node) records(t testing.TB) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(n.stateDir, "volumes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
