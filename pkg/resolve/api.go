@@ -34,7 +34,7 @@ type Request struct {
 type Result struct {
 	providers.Payload
 	FetchedAt time.Time // when the store last confirmed this content
-	ExpiresAt time.Time // until when it is served without asking the store again; never in the future if Stale
+	ExpiresAt time.Time // until when it is served without asking the store again; FetchedAt if Stale
 	Stale     bool      // the store failed since; this is the last good content
 	// RefreshInterval is the store's default for how often a volume reads again.
 	RefreshInterval time.Duration

@@ -38,7 +38,7 @@ func (r *Resolver) AuditBulk(ctx context.Context, origin string, grant scope.Gra
 }
 
 // record counts a read and writes its audit record. in is nil if the store is not installed.
-func (r *Resolver) record(ctx context.Context, msg string, in *installation, req Request, rep reply, err error, begun time.Time) {
+func (r *Resolver) record(ctx context.Context, msg string, in *installation, req *Request, rep reply, err error, begun time.Time) {
 	if in != nil {
 		in.metrics.read(rep, err)
 	}

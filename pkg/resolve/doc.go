@@ -6,6 +6,21 @@
 // breaker and a memory of when it asked to be left alone. When a refresh fails, the last good payload is served for
 // staleFor and marked as stale.
 //
+// A read goes: key → cache → flight → limits → provider. The rules on the way:
+//
+//   - Content is fresh for the reader's MaxAge or the store's CacheTTL, and never past its NotAfter.
+//   - NotFound and Denied are answers: they replace cached content and are remembered for NegativeTTL. Invalid removes
+//     cached content and is not remembered, because it may be the reader's fault. Neither is ever hidden by a stale
+//     answer.
+//   - Unavailable, Unknown, Throttled and an expired deadline say nothing about the secret. They leave the last good
+//     answer in place, and it is served unless the reader asked for a fresh one.
+//   - A reader that wants a fresh answer, or comes after a change was announced, never shares a call that began before.
+//   - A flight has RequestTimeout for everything: waiting for the limits, the call, and one retry after a short pause
+//     if the store was unavailable. It goes on for the other readers when one gives up.
+//   - A provider that panics, or does not return at its deadline, costs its readers an error and nobody else anything;
+//     how many of its calls can hang is bounded.
+//   - The calling pod's tokens reach a provider only where answers are kept per identity.
+//
 // The package knows no driver, no manifest and no protocol. Installing, replacing and removing stores is atomic per
-// store and does not disturb the others.
+// store and does not disturb the others. Package stores installs; the API, volumes and stores itself read.
 package resolve

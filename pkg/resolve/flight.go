@@ -34,7 +34,7 @@ type flight struct {
 func (f *flight) joinable(fresh bool) bool { return !f.begun || !fresh && !f.outdated }
 
 // launch starts a flight for k that calls the store when the one before it has ended. The caller holds in.mu.
-func (in *installation) launch(ctx context.Context, k key, req Request, before *flight) *flight {
+func (in *installation) launch(ctx context.Context, k key, req *Request, before *flight) *flight {
 	f := &flight{key: k, done: make(chan struct{})}
 	if before != nil {
 		f.after = before.done
@@ -150,7 +150,6 @@ func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	var changed, warn bool
 	in.mu.Lock()
 	switch {
-	case in.retired:
 	case a != nil:
 		var lost bool
 		changed, lost = in.cache.put(f.key, a, f.outdated)

@@ -129,15 +129,24 @@ func TestChangeDuringAFlight(t *testing.T) {
 		f.Invalidate("s", "a")
 		after := start(t.Context(), f.Resolver, read(t, "a"))
 		synctest.Wait()
+		f.Invalidate("s", "a") // the second call has not begun, so it will see this change too
 		(<-s.calls).answer <- one("old")
 		for _, c := range []<-chan outcome{before, joined} {
 			if got := <-c; got.value() != "old" {
 				t.Errorf("a reader from before the change got %q, %v", got.value(), got.err)
 			}
 		}
+		synctest.Wait()
+		last := start(t.Context(), f.Resolver, read(t, "a"))
+		synctest.Wait()
 		(<-s.calls).answer <- one("new")
-		if got := <-after; got.value() != "new" {
-			t.Errorf("a reader from after the change got %q, %v", got.value(), got.err)
+		for _, c := range []<-chan outcome{after, last} {
+			if got := <-c; got.value() != "new" {
+				t.Errorf("a reader from after the change got %q, %v", got.value(), got.err)
+			}
+		}
+		if len(s.calls) != 0 {
+			t.Error("there was a third call")
 		}
 
 		// Without a reader after the change: the next one must ask again.
@@ -152,6 +161,31 @@ func TestChangeDuringAFlight(t *testing.T) {
 		(<-s.calls).answer <- one("new")
 		if got := <-next; got.value() != "new" {
 			t.Errorf("the next reader got %q, %v", got.value(), got.err)
+		}
+	})
+}
+
+// What a flight of a replaced store brings is for its readers only.
+func TestReplacedStoreAnnouncesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var changed changes
+		f := newFixtureWith(t, resolve.Options{Changed: changed.add}, resolve.Settings{})
+		f.put("a", "1")
+		f.want(read(t, "a"), "1", false, 1)
+		release := f.store.Hang()
+		fresh := read(t, "a")
+		fresh.Fresh = true
+		slow := start(t.Context(), f.Resolver, fresh)
+		synctest.Wait()
+		f.put("a", "2")
+		f.Remove("s")
+		changed.take()
+		release()
+		if got := <-slow; got.value() != "2" {
+			t.Errorf("%q, %v", got.value(), got.err)
+		}
+		if got := changed.take(); got != nil {
+			t.Errorf("announced %v", got)
 		}
 	})
 }

@@ -97,7 +97,7 @@ type reply struct {
 func (rep reply) cached() bool { return rep.from != fromStore && rep.from != gaveUp }
 
 // read answers from the cache, joins a flight or starts one.
-func (in *installation) read(ctx context.Context, req Request, list bool, now time.Time) (reply, error) {
+func (in *installation) read(ctx context.Context, req *Request, list bool, now time.Time) (reply, error) {
 	k, err := in.keyOf(req, list)
 	if err != nil {
 		return reply{}, err
@@ -126,11 +126,11 @@ func (in *installation) read(ctx context.Context, req Request, list bool, now ti
 }
 
 // keyOf returns the cache key of a request, or Invalid where the request can't be made to this store.
-func (in *installation) keyOf(req Request, list bool) (key, error) {
+func (in *installation) keyOf(req *Request, list bool) (key, error) {
 	k := key{Ref: req.Grant.Ref(), list: list}
 	if in.PerIdentity {
 		id := req.Grant.Identity()
-		if req.Grant.IsReference() || id.Namespace == "" || id.ServiceAccount == "" {
+		if id.Namespace == "" || id.ServiceAccount == "" { // a reference, or a caller known by app id only
 			return k, in.fail(k.Name, providers.Errorf(providers.Invalid, "the store authorises pods, and this read is on behalf of none"))
 		}
 		k.callerNamespace, k.callerAccount = id.Namespace, id.ServiceAccount
@@ -146,7 +146,7 @@ func (in *installation) keyOf(req Request, list bool) (key, error) {
 }
 
 // await waits for the flight's end or for the reader's.
-func (in *installation) await(ctx context.Context, f *flight, req Request) (reply, error) {
+func (in *installation) await(ctx context.Context, f *flight, req *Request) (reply, error) {
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -163,7 +163,7 @@ func (in *installation) await(ctx context.Context, f *flight, req Request) (repl
 }
 
 // fallback returns the last good answer in place of err, where it may.
-func (in *installation) fallback(k key, req Request, err *providers.Error, now time.Time) (reply, error) {
+func (in *installation) fallback(k key, req *Request, err *providers.Error, now time.Time) (reply, error) {
 	if req.Fresh || !passing(err.Kind) {
 		return reply{}, err
 	}
@@ -183,12 +183,12 @@ func cachedReply(a *answer) (reply, error) {
 }
 
 // fresh tells whether an entry answers req without asking the store.
-func (in *installation) fresh(e *entry, req Request, now time.Time) bool {
+func (in *installation) fresh(e *entry, req *Request, now time.Time) bool {
 	return !e.outdated && now.Before(in.expiry(e.answer, req))
 }
 
 // expiry returns until when a is fresh for req.
-func (in *installation) expiry(a *answer, req Request) time.Time {
+func (in *installation) expiry(a *answer, req *Request) time.Time {
 	maxAge := cmp.Or(req.MaxAge, in.CacheTTL)
 	if a.refusal != nil {
 		maxAge = min(maxAge, in.NegativeTTL)
@@ -202,7 +202,7 @@ func (in *installation) servable(a *answer, now time.Time) bool {
 }
 
 // result shows a reply to a reader.
-func (in *installation) result(rep reply, req Request) Result {
+func (in *installation) result(rep reply, req *Request) Result {
 	a := rep.answer
 	res := Result{
 		Payload:         a.payload,
@@ -212,8 +212,8 @@ func (in *installation) result(rep reply, req Request) Result {
 		RefreshInterval: in.RefreshInterval,
 		Digest:          a.digest,
 	}
-	if now := time.Now(); res.Stale && now.Before(res.ExpiresAt) { // outdated before its time
-		res.ExpiresAt = now
+	if res.Stale { // asked for again at once, even where it was outdated before its time
+		res.ExpiresAt = res.FetchedAt
 	}
 	return res
 }
@@ -236,7 +236,7 @@ func (in *installation) outdate(name string) bool {
 	return true
 }
 
-// retire makes further reads fail with errRetired and drops the cache.
+// retire makes further reads fail with errRetired and drops the cache; what flights still bring is not kept.
 func (in *installation) retire() {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -85,6 +85,28 @@ func TestStoreThatAsksToBeLeftAlone(t *testing.T) {
 	}
 }
 
+func TestShorterRetryAfterDoesNotEndALongerOne(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, resolve.Settings{})
+		f.Install(resolve.Store{Name: "s", Provider: fetchFunc(func(_ context.Context, q providers.Query) (providers.Payload, error) {
+			wait := 30 * time.Second
+			if q.Name == "short" {
+				<-time.After(time.Second)
+				wait = 2 * time.Second
+			}
+			return providers.Payload{}, &providers.Error{Kind: providers.Throttled, RetryAfter: wait, Err: errors.New("slow down")}
+		})})
+		short := start(t.Context(), f.Resolver, read(t, "short"))
+		synctest.Wait()
+		f.wantKind(read(t, "long"), providers.Throttled, 0)
+		<-short
+		err := f.wantKind(read(t, "a"), providers.Throttled, 0)
+		if got := providers.RetryAfter(err); got != 29*time.Second {
+			t.Errorf("retry after %v", got)
+		}
+	})
+}
+
 func TestStale(t *testing.T) {
 	for _, kind := range []providers.Kind{providers.Unavailable, providers.Throttled, providers.Unknown} {
 		t.Run(kind.String(), func(t *testing.T) {
@@ -155,11 +177,13 @@ func TestNotStale(t *testing.T) {
 		name     string
 		settings resolve.Settings
 		notAfter time.Duration
+		age      time.Duration
 		fresh    bool
 	}{
-		{"switched off", resolve.Settings{StaleFor: -1}, 0, false},
-		{"content no longer valid", resolve.Settings{}, 2 * time.Minute, false},
-		{"fresh wanted", resolve.Settings{}, 0, true},
+		{"switched off", resolve.Settings{StaleFor: -1}, 0, 2 * time.Minute, false},
+		{"switched off, young but outdated", resolve.Settings{StaleFor: -1}, 0, time.Second, false},
+		{"content no longer valid", resolve.Settings{}, 2 * time.Minute, 2 * time.Minute, false},
+		{"fresh wanted", resolve.Settings{}, 0, 2 * time.Minute, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -172,7 +196,8 @@ func TestNotStale(t *testing.T) {
 				f.store.PutPayload("", "a", p)
 				f.want(read(t, "a"), "1", false, 1)
 				f.store.Fail(down)
-				advance(2 * time.Minute)
+				f.Invalidate("s", "a")
+				advance(tt.age)
 				req := read(t, "a")
 				req.Fresh = tt.fresh
 				f.wantKind(req, providers.Unavailable, 3)
@@ -292,6 +317,33 @@ func TestOnlyFailuresOpenTheCircuit(t *testing.T) {
 			f.want(read(t, "good"), "1", false, 1)
 		})
 	}
+}
+
+// Many calls that have come past the token bucket are refused by the circuit; they must not use up the slots.
+func TestRefusedCallsGiveTheirSlotsBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, resolve.Settings{RequestsPerSecond: 100, Burst: 5})
+		f.store.Fail(down)
+		release := f.store.Hang()
+		var readers []<-chan outcome
+		for i := range 100 {
+			readers = append(readers, start(t.Context(), f.Resolver, read(t, fmt.Sprint("secret", i))))
+		}
+		synctest.Wait() // 5 calls under way, 95 readers at the bucket
+		release()
+		for _, c := range readers {
+			if got := <-c; providers.KindOf(got.err) != providers.Unavailable {
+				t.Error(got.err)
+			}
+		}
+		if got := f.store.Fetches(""); got != 5 {
+			t.Errorf("%d calls before the circuit opened", got)
+		}
+		f.store.Fail(nil)
+		f.put("a", "1")
+		advance(5 * time.Second)
+		f.want(read(t, "a"), "1", false, 1)
+	})
 }
 
 // A call that began before the circuit opened and ends after it must not close it.

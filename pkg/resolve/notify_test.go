@@ -126,3 +126,54 @@ func TestNotifyBackoff(t *testing.T) {
 		})
 	}
 }
+
+func TestRemoveEndsNotify(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var changed changes
+		f := newFixtureWith(t, resolve.Options{Changed: changed.add}, resolve.Settings{})
+		ended := false
+		f.Install(resolve.Store{Name: "s", Provider: notifyFunc(func(ctx context.Context, changed func(string)) error {
+			<-ctx.Done()
+			changed("late")
+			ended = true
+			return nil
+		})})
+		stop := run(t, f.Resolver)
+		f.Remove("s")
+		changed.take()
+		synctest.Wait()
+		if !ended {
+			t.Error("Notify goes on after the store was removed")
+		}
+		if got := changed.take(); got != nil {
+			t.Errorf("a removed store announced %v", got)
+		}
+		_ = stop()
+	})
+}
+
+// A source that has worked for long starts again with the shortest pause.
+func TestNotifyBackoffStartsAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, resolve.Settings{})
+		var calls atomic.Int64
+		f.Install(resolve.Store{Name: "s", Provider: notifyFunc(func(ctx context.Context, _ func(string)) error {
+			if calls.Add(1)%10 == 0 {
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Hour):
+				}
+			}
+			return errors.New("broken")
+		})})
+		stop := run(t, f.Resolver)
+		for calls.Load() < 10 {
+			advance(time.Second)
+		}
+		advance(time.Hour + 5*time.Second)
+		if got := calls.Load(); got < 11 {
+			t.Errorf("%d calls: not called again soon after an hour of work", got)
+		}
+		_ = stop()
+	})
+}

@@ -130,12 +130,12 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (Result, error) {
 		return Result{}, ErrNotGranted
 	}
 	begun := time.Now()
-	in, rep, err := r.read(ctx, req, false, begun)
-	r.record(ctx, "secret read", in, req, rep, err, begun)
+	in, rep, err := r.read(ctx, &req, false, begun)
+	r.record(ctx, "secret read", in, &req, rep, err, begun)
 	if err != nil {
 		return Result{}, err
 	}
-	return in.result(rep, req), nil
+	return in.result(rep, &req), nil
 }
 
 // List returns the names of the secrets in the store, sorted. The slice is shared: it must not be changed. It is cached,
@@ -146,8 +146,8 @@ func (r *Resolver) List(ctx context.Context, req Request) ([]string, error) {
 		return nil, ErrNotGranted
 	}
 	begun := time.Now()
-	in, rep, err := r.read(ctx, req, true, begun)
-	r.record(ctx, "secrets listed", in, req, rep, err, begun)
+	in, rep, err := r.read(ctx, &req, true, begun)
+	r.record(ctx, "secrets listed", in, &req, rep, err, begun)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func (r *Resolver) Epoch(store string) uint64 {
 }
 
 // read finds the store and reads from it. A store that is replaced in this moment is looked up again.
-func (r *Resolver) read(ctx context.Context, req Request, list bool, now time.Time) (*installation, reply, error) {
+func (r *Resolver) read(ctx context.Context, req *Request, list bool, now time.Time) (*installation, reply, error) {
 	ref := req.Grant.Ref()
 	for {
 		in := r.installed(ref.Store)
