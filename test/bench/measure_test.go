@@ -1,0 +1,95 @@
+package bench_test
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+)
+
+// The effort of one comparison in this process: rounds in which each operation runs for about roundTime.
+const (
+	rounds    = 21
+	roundTime = 12 * time.Millisecond
+)
+
+// operation is something that is measured. It fails if what it did is wrong.
+type operation func() error
+
+// cost is what one run of an operation takes.
+type cost struct {
+	time   time.Duration // median over the rounds
+	allocs float64       // heap allocations
+	bytes  float64       // allocated on the heap
+}
+
+// compare measures operations in turn, so that whatever else the machine does meets all of them alike.
+func compare(t testing.TB, operations ...operation) []cost {
+	t.Helper()
+	type sample struct {
+		n     int // runs in one round
+		times []time.Duration
+		total int
+		cost
+	}
+	samples := make([]sample, len(operations))
+	for i, op := range operations {
+		samples[i].n = calibrate(t, op)
+	}
+	for range rounds {
+		for i, op := range operations {
+			s := &samples[i]
+			took, allocs, bytes := repeat(t, s.n, op)
+			s.times = append(s.times, took/time.Duration(s.n))
+			s.total += s.n
+			s.allocs += float64(allocs)
+			s.bytes += float64(bytes)
+		}
+	}
+	costs := make([]cost, len(samples))
+	for i, s := range samples {
+		costs[i] = cost{median(s.times), s.allocs / float64(s.total), s.bytes / float64(s.total)}
+	}
+	return costs
+}
+
+// calibrate warms op up and returns how often it runs in roundTime.
+func calibrate(t testing.TB, op operation) int {
+	t.Helper()
+	const warmUp = 3
+	repeat(t, warmUp, op)
+	took, _, _ := repeat(t, warmUp, op)
+	return max(1, int(roundTime*warmUp/max(took, 1)))
+}
+
+// repeat runs op n times, on a heap that was just collected.
+func repeat(t testing.TB, n int, op operation) (took time.Duration, allocs, bytes uint64) {
+	t.Helper()
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	begun := time.Now()
+	for range n {
+		if err := op(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	took = time.Since(begun)
+	runtime.ReadMemStats(&after)
+	return took, after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc
+}
+
+func median[T int | float64 | time.Duration](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// micros shows a duration in microseconds.
+func micros(d time.Duration) string {
+	us := float64(d) / float64(time.Microsecond)
+	if us < 100 {
+		return fmt.Sprintf("%.1f µs", us)
+	}
+	return fmt.Sprintf("%.0f µs", us)
+}
