@@ -72,8 +72,8 @@ type Status struct {
 	Capabilities   []string // as Dapr's metadata API reports them; empty unless Open
 	MissingIsEmpty bool     // see providers.Driver
 	Selectors      providers.Selectors
-	Open           bool     // in service, perhaps as an earlier manifest described it
-	Reason         string   // why the manifest is not in service as it stands, with the remedy; empty if it is
+	Open           bool   // in service, perhaps as an earlier manifest described it
+	Reason         string // why the manifest is not in service as it stands, with the remedy; empty if it is
 }
 
 // New returns a Set without stores, which does nothing before Run.
