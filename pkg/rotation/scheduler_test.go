@@ -373,6 +373,25 @@ func TestRemove(t *testing.T) {
 			}
 		})
 	})
+	t.Run("nudges of the one before do not count", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, r := scheduler(t, rotation.Options{}, func(ctx context.Context, _ string, _ int) (time.Time, error) {
+				time.Sleep(time.Second) // deaf to the cancellation
+				return time.Time{}, nil
+			})
+			s.Add("a", time.Now())
+			synctest.Wait()
+			s.Nudge("a")
+			s.Remove("a")
+			s.Nudge("a")
+			s.Add("a", time.Now().Add(interval))
+			time.Sleep(interval / 2)
+			synctest.Wait()
+			if r.count("a") != 1 {
+				t.Errorf("rotated at %v, before it was due", r.of("a"))
+			}
+		})
+	})
 }
 
 func TestRunWaitsForRotations(t *testing.T) {
