@@ -62,7 +62,7 @@ type Settings struct {
 	RequestsPerSecond float64       // token bucket rate; default 100
 	Burst             int           // token bucket size; default 200
 	MaxEntries        int           // cached secrets of the store; default 10 000
-	MaxBytes          int64         // bytes of values cached of the store; default 64 MiB
+	MaxBytes          int64         // estimated size of all cached answers of the store, overhead included; default 64 MiB
 	// PerIdentity keeps one cached answer per namespace and service account, for stores that authorise pods themselves.
 	PerIdentity bool
 }

@@ -50,7 +50,7 @@ func (a *answer) same(b *answer) bool {
 // What an entry costs beyond its bytes, measured and rounded up: the entry, the answer, the list element and the map
 // slot; and per field the map slot, the Value and its closure.
 const (
-	entryOverhead = 700
+	entryOverhead = 750
 	fieldOverhead = 100
 	nameOverhead  = 16
 )
