@@ -112,9 +112,9 @@ func (c *core) readAll(ctx context.Context, grants []scope.Grant, req resolve.Re
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(bulkReaders)
 	for i, grant := range grants {
-		req.Grant = grant
 		group.Go(func() error {
-			r := &results[i]
+			r, req := &results[i], req // a request of its own
+			req.Grant = grant
 			r.Result, r.err = c.resolver.Resolve(ctx, req)
 			if failFast && r.err != nil && providers.KindOf(r.err) != providers.NotFound {
 				return bulkFault(grant.Ref().Store, grant.Ref().Name, r.err)
