@@ -12,13 +12,8 @@ import (
 const untraced = "00-00000000000000000000000000000000-0000000000000000-00"
 
 // setTrace gives an answer the trace headers that Dapr gives it: traceparent and baggage are those of the request. The
-// error, for an invalid baggage, is meant for the caller.
+// error, for an invalid baggage, is meant for the caller; like Dapr's, that answer has neither.
 func setTrace(answer, request http.Header) error {
-	parent := request.Get("Traceparent")
-	if !isTraceparent(parent) {
-		parent = untraced
-	}
-	answer["Traceparent"] = []string{parent}
 	if sent := request["Baggage"]; len(sent) > 0 {
 		joined := strings.Join(sent, ",")
 		if _, err := baggage.Parse(joined); err != nil {
@@ -26,6 +21,11 @@ func setTrace(answer, request http.Header) error {
 		}
 		answer["Baggage"] = []string{joined}
 	}
+	parent := request.Get("Traceparent")
+	if !isTraceparent(parent) {
+		parent = untraced
+	}
+	answer["Traceparent"] = []string{parent}
 	return nil
 }
 
