@@ -16,7 +16,8 @@ type snapshot struct {
 	listings map[string][]string // directory → paths in it, when it could last be read
 	files    map[string]*file    // path → what is known of it
 	problems []Problem           // of the last load
-	inside   []string            // folders that hold files or what these point to, as of the last call of folders
+	places   []string            // of the sources, as of the last call of folders
+	inside   []string            // folders that hold files or what these point to, likewise
 }
 
 // file is the last known state of one manifest file.

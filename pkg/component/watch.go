@@ -25,7 +25,8 @@ const (
 // WatcherOptions configures a Watcher.
 type WatcherOptions struct {
 	Sources Sources
-	// OnChange is called from Run with each new state, one call at a time. The next change waits for it to return.
+	// OnChange is called from Run with each new state, one call at a time, and is required. The next change waits for it
+	// to return.
 	OnChange   func(*Manifests, []Problem)
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: no metrics
@@ -129,12 +130,17 @@ func (w *Watcher) follow(folders []string, notify *fsnotify.Watcher) {
 }
 
 // folders returns every folder in which a change may concern the sources: where the files are, by their names and by
-// what these names point to, and the nearest folder above each source that exists, in which it may appear again.
+// what these names point to, and the nearest folder above each source that exists, in which it may appear again. They
+// are free of symbolic links, because one folder must not be watched under two names.
 func (s *snapshot) folders() []string {
-	s.inside = nil
+	s.places, s.inside = nil, nil
 	var above []string
+	for _, source := range slices.Concat(s.src.Directories, s.src.Files) {
+		folder, place := anchor(source)
+		above = append(above, folder)
+		s.places = append(s.places, place)
+	}
 	for _, dir := range s.src.Directories {
-		above = append(above, existing(filepath.Dir(dir)))
 		s.inside = append(s.inside, resolved(dir))
 		paths, _ := list(dir) // an error shows when the sources are read
 		for _, path := range paths {
@@ -142,10 +148,9 @@ func (s *snapshot) folders() []string {
 		}
 	}
 	for _, path := range s.src.Files {
-		above = append(above, existing(filepath.Dir(path)))
-		s.inside = append(s.inside, filepath.Dir(path), filepath.Dir(resolved(path)))
+		s.inside = append(s.inside, resolved(filepath.Dir(path)), filepath.Dir(resolved(path)))
 	}
-	all := append(above, s.inside...)
+	all := slices.Concat(above, s.inside)
 	slices.Sort(all)
 	return slices.Compact(all)
 }
@@ -153,27 +158,28 @@ func (s *snapshot) folders() []string {
 // concerns reports whether a change of path may change the sources. A change above them does only if it is on the way
 // to one.
 func (s *snapshot) concerns(path string) bool {
-	if slices.Contains(s.inside, path) || slices.Contains(s.inside, filepath.Dir(path)) {
-		return true
-	}
-	onTheWay := func(source string) bool {
-		return source == path || strings.HasPrefix(source, path+string(filepath.Separator))
-	}
-	return slices.ContainsFunc(s.src.Directories, onTheWay) || slices.ContainsFunc(s.src.Files, onTheWay)
+	return slices.Contains(s.inside, path) || slices.Contains(s.inside, filepath.Dir(path)) ||
+		slices.ContainsFunc(s.places, func(place string) bool {
+			return place == path || strings.HasPrefix(place, path+string(filepath.Separator))
+		})
 }
 
-// existing returns path or the nearest folder above it that is there.
-func existing(path string) string {
+// anchor returns the nearest folder above path that exists, and path as seen from there, both with the symbolic links
+// above path followed.
+func anchor(path string) (folder, place string) {
+	folder = filepath.Dir(path)
 	for {
-		if info, err := os.Stat(path); err == nil && info.IsDir() {
-			return path
+		if info, err := os.Stat(folder); (err == nil && info.IsDir()) || folder == filepath.Dir(folder) {
+			break
 		}
-		up := filepath.Dir(path)
-		if up == path {
-			return path
-		}
-		path = up
+		folder = filepath.Dir(folder)
 	}
+	rest, err := filepath.Rel(folder, path)
+	if err != nil { // one of the two is absolute and the other is not, which can't be
+		return folder, path
+	}
+	folder = resolved(folder)
+	return folder, filepath.Join(folder, rest)
 }
 
 // resolved returns what path points to, or path if that is not there.

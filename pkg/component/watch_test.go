@@ -79,7 +79,14 @@ func manifest(name string) string {
 }
 
 func TestWatchFiles(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "res")
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "real"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("real", filepath.Join(root, "link")); err != nil { // as /var/run is
+		t.Fatal(err)
+	}
+	dir := filepath.Join(root, "link/res")
 	a, b := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yml")
 	write(t, a, manifest("a"))
 	states := watch(t, component.Sources{Directories: []string{dir}})

@@ -3,11 +3,13 @@
 // Set is the reconciler between package component and the resolver. It is handed the wanted components (Apply), opens
 // each with the driver of its type, installs it in the resolver, replaces what changed and removes what is gone. It
 // resolves secretKeyRef and envRef on the way, in whatever order they depend on each other, and opens a store again when
-// a secret that it refers to changes.
+// a secret that it refers to changes: when the resolver says so (Changed), and by looking at the source's refresh
+// interval, since nobody else may be reading that secret.
 //
 // It promises: a store that did not change is not touched; a store whose new manifest or referenced secret is bad keeps
 // its last good instance in service; a store that could not be opened says why, with file, line, field and remedy
-// (Status); a cause that may pass is retried with a growing pause, any other waits for a manifest to change.
+// (Status); a cause that may pass (a store out of reach, a secret not there yet) is retried with a growing pause, any
+// other waits for a manifest to change.
 //
 // It refuses to open a store with anything missing. Dapr opens a component without the property whose reference could
 // not be resolved (a local.env store without its prefix exposes the whole environment); here the store stays closed.

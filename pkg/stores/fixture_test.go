@@ -95,6 +95,8 @@ func (p *provider) Close() error {
 	return nil
 }
 
+var _ stores.Resolver = (*resolve.Resolver)(nil)
+
 // resolver is the Resolver without a cache.
 type resolver struct {
 	mu        sync.Mutex
@@ -156,9 +158,17 @@ type fixture struct {
 	rules    scope.Rules
 	live     scope.Live
 	env      map[string]string
+	log      strings.Builder
 }
 
-// driver is the only driver of the fixture.
+// drivers returns the fake driver under two types.
+func (f *fixture) drivers() []providers.Driver {
+	fake := f.driver()
+	twin := fake
+	twin.Type = "secretstores.twin"
+	return []providers.Driver{fake, twin}
+}
+
 func (f *fixture) driver() providers.Driver {
 	return providers.Driver{
 		Type: "secretstores.fake",
@@ -185,10 +195,9 @@ func run(t *testing.T, addresses []string, test func(f *fixture)) {
 		for _, a := range addresses {
 			f.backends[a] = &backend{}
 		}
-		var log strings.Builder
 		f.set = stores.New(stores.Options{
-			Drivers:   []providers.Driver{f.driver()},
-			Logger:    slog.New(slog.NewTextHandler(&log, nil)),
+			Drivers:   f.drivers(),
+			Logger:    slog.New(slog.NewTextHandler(&f.log, nil)),
 			Resolver:  f.resolver,
 			Policy:    f.live.Policy,
 			LookupEnv: func(name string) (string, bool) { v, ok := f.env[name]; return v, ok },
@@ -201,8 +210,8 @@ func run(t *testing.T, addresses []string, test func(f *fixture)) {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		if strings.Contains(log.String(), canary) {
-			t.Errorf("secret in the log:\n%s", log.String())
+		if strings.Contains(f.log.String(), canary) {
+			t.Errorf("secret in the log:\n%s", f.log.String())
 		}
 		for _, status := range f.set.Status() {
 			if strings.Contains(status.Reason, canary) {

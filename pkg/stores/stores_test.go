@@ -2,6 +2,7 @@ package stores_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +36,11 @@ func TestOpenReplaceRemove(t *testing.T) {
 		f.apply(store("b", value("password", "new")))
 		equal(t, "what is gone is removed, the rest untouched", "-a", f.resolver.take())
 		equal(t, "opens of b", []string{"", "new"}, f.backends["b"].opens())
+
+		other := store("b", value("password", "new"))
+		other.Type = "secretstores.twin"
+		f.apply(other)
+		equal(t, "another type", "+b", f.resolver.take())
 	})
 }
 
@@ -88,6 +94,9 @@ func TestReferences(t *testing.T) {
 		equal(t, "order", "+source +middle +end", f.resolver.take())
 		equal(t, "middle", []string{canary + "1"}, f.backends["middle"].opens())
 		equal(t, "end", []string{canary + "2"}, f.backends["end"].opens())
+		if strings.Contains(f.log.String(), "not as wanted") {
+			t.Errorf("a store was tried before the one that it refers to:\n%s", f.log.String())
+		}
 	})
 }
 
@@ -233,6 +242,21 @@ func TestBadReplacementKeepsTheLastGoodInstance(t *testing.T) {
 	})
 }
 
+// TestPolicyIsAskedAgain: a new state comes with a new policy, which also decides about the references of open stores.
+func TestPolicyIsAskedAgain(t *testing.T) {
+	run(t, []string{"source", "a"}, func(f *fixture) {
+		f.backends["source"].set("x", "x", canary)
+		a := store("a", ref("password", "x", "x"))
+		a.Namespace = "payments"
+		f.apply(store("source"), a)
+		equal(t, "state", "a: open\nsource: open", f.reasons())
+		f.rules.Policies = []scope.AccessRule{{Subjects: []scope.Subject{{}}, Stores: []string{"*"}, Deny: []string{"x"}, Source: "p.yaml:3"}}
+		f.apply(store("source"), a)
+		equal(t, "state", "a: open: m.yaml:9: secretKeyRef of password: the policy denies the reference: p.yaml:3: deny \"x\"; "+
+			"allow it in an AccessPolicy, or refer to another secret\nsource: open", f.reasons())
+	})
+}
+
 func TestChangedSecretReopensDependents(t *testing.T) {
 	run(t, []string{"source", "a", "b"}, func(f *fixture) {
 		f.backends["source"].set("x", "x", canary+"1")
@@ -304,7 +328,6 @@ func TestSettings(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	fake := (&fixture{}).driver()
 	source := store("source", value("adress", "x"), value("requestTimeOut", "0s"), value("somethingElse", canary))
 	circle := store("c1", ref("password", "n", "k"))
 	circle.SecretStore = "c2"
@@ -317,7 +340,7 @@ func TestCheck(t *testing.T) {
 	other := store("other")
 	other.Type = "secretstores.unheard.of"
 	var got []string
-	for _, p := range stores.Check([]component.Component{source, circle, back, plain, incomplete, other}, []providers.Driver{fake}) {
+	for _, p := range stores.Check([]component.Component{source, circle, back, plain, incomplete, other}, (&fixture{}).drivers()) {
 		got = append(got, p.String())
 	}
 	equal(t, "problems", []string{
@@ -328,6 +351,6 @@ func TestCheck(t *testing.T) {
 		`error: m.yaml:9: secretKeyRef of password: stores refer to each other in a circle: c2 → c1 → c2; give one of them its credentials in another way`,
 		`warning: m.yaml:9: spec.metadata: "password" is a credential, written in plain; keep it in a store and write a secretKeyRef, or use envRef`,
 		`error: incomplete.yaml:1: spec.metadata: "address" is required by secretstores.fake; add it`,
-		`error: other.yaml:1: spec.type: couldn't find secret store secretstores.unheard.of/v1; write a type that this agent has: secretstores.fake`,
+		`error: other.yaml:1: spec.type: couldn't find secret store secretstores.unheard.of/v1; write a type that this agent has: secretstores.fake, secretstores.twin`,
 	}, got)
 }
