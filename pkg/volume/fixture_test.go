@@ -169,12 +169,10 @@ type node struct {
 	stateDir string
 	opts     volume.Options
 
-	mu      sync.Mutex
-	denied  []volume.Denial
-	due     map[string]time.Time // volume ID → as Published said; removed by Unpublished
-	steps   []string
-	at      func(step string) // called at each step
-	closing bool
+	mu     sync.Mutex
+	denied []volume.Denial
+	due    map[string]time.Time // volume ID → as Published said; removed by Unpublished
+	at     func(step string)    // called at each step; nil: nothing
 }
 
 // newNode returns a node with directories for mounts.
@@ -192,12 +190,19 @@ func newTmpfsNode(t testing.TB, change ...func(*volume.Options)) *node {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	n := &node{dir: t.TempDir(), stateDir: t.TempDir()}
-	unmountAtEnd(t, n.dir)
-	m, err := mount.New(n.dir)
+	dir := t.TempDir()
+	unmountAtEnd(t, dir)
+	return openTmpfsNode(t, dir, t.TempDir(), change...)
+}
+
+// openTmpfsNode returns a node with the directories of another.
+func openTmpfsNode(t testing.TB, dir, stateDir string, change ...func(*volume.Options)) *node {
+	t.Helper()
+	m, err := mount.New(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	n := &node{dir: dir, stateDir: stateDir}
 	n.start(t, m, change...)
 	return n
 }
@@ -239,7 +244,6 @@ func (n *node) start(t testing.TB, m volume.Mounter, change ...func(*volume.Opti
 		Checkpoint: func(step string) {
 			n.mu.Lock()
 			at := n.at
-			n.steps = append(n.steps, step)
 			n.mu.Unlock()
 			if at != nil {
 				at(step)

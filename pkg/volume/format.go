@@ -59,9 +59,8 @@ func encodeDotenv(fields map[string]string) secret.Value {
 
 // appendDotenv appends s in quotes.
 //
-// Single quotes, where a shell and the dotenv parsers (godotenv and its descendants, Docker Compose's among them)
-// agree that every character stands for itself, unless s holds one. Then double quotes, with a backslash before the
-// four characters that a shell treats specially in them.
+// Single quotes, where a shell and the dotenv parsers (godotenv, and Docker Compose's descendant of it) agree that every
+// character stands for itself, unless s holds one. Then double quotes, with a backslash before what is special in them.
 func appendDotenv(out []byte, s string) []byte {
 	if !strings.Contains(s, "'") {
 		out = append(out, '\'')
@@ -70,7 +69,7 @@ func appendDotenv(out []byte, s string) []byte {
 	}
 	out = append(out, '"')
 	for i := range len(s) {
-		if strings.IndexByte("\\\"$`", s[i]) >= 0 {
+		if strings.IndexByte(`\"$`, s[i]) >= 0 {
 			out = append(out, '\\')
 		}
 		out = append(out, s[i])
@@ -79,10 +78,15 @@ func appendDotenv(out []byte, s string) []byte {
 }
 
 // checkDotenv refuses what no quoting gets through all readers: NUL (no variable can hold it), carriage returns
-// (godotenv normalises line ends), a final backslash (godotenv takes it for an escape of the closing quote), and a
-// final double quote where double quotes are needed (godotenv trims them).
+// (godotenv normalises line ends), and a final backslash (godotenv takes it for an escape of the closing quote); and,
+// where double quotes are needed, a final double quote (godotenv trims it) and a backquote (Compose keeps the backslash
+// that a shell needs before it).
 func checkDotenv(s string) error {
-	if strings.ContainsAny(s, "\x00\r") || strings.HasSuffix(s, `\`) || strings.Contains(s, "'") && strings.HasSuffix(s, `"`) {
+	refused := strings.ContainsAny(s, "\x00\r") || strings.HasSuffix(s, `\`)
+	if strings.Contains(s, "'") {
+		refused = refused || strings.Contains(s, "`") || strings.HasSuffix(s, `"`)
+	}
+	if refused {
 		return errDotenv
 	}
 	return nil

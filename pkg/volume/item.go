@@ -49,7 +49,9 @@ const (
 	FormatRaw Format = "raw"
 	// FormatJSON writes one JSON object of strings, with sorted keys and a final line feed, to the file <path>.
 	FormatJSON Format = "json"
-	// FormatDotenv writes lines of KEY='value', sorted, to the file <path>; see dotenvQuote for what can be written.
+	// FormatDotenv writes lines of KEY='value', sorted, to the file <path>. A shell, godotenv and Docker Compose read the
+	// same values back. Values for which that can't be had (with a NUL, a carriage return, a final backslash, or a single
+	// quote together with a backquote or a final double quote) are refused.
 	FormatDotenv Format = "dotenv"
 )
 

@@ -123,6 +123,7 @@ func TestProjectRefuses(t *testing.T) {
 		{"dotenv carriage return", "[{name: a, format: dotenv}]", []fields{{"x": canary + "\r\n"}}, "can't be written"},
 		{"dotenv final backslash", "[{name: a, format: dotenv}]", []fields{{"x": canary + `\`}}, "can't be written"},
 		{"dotenv both quotes", "[{name: a, format: dotenv}]", []fields{{"x": canary + `'"`}}, "can't be written"},
+		{"dotenv single quote and backquote", "[{name: a, format: dotenv}]", []fields{{"x": canary + "'`"}}, "can't be written"},
 		{"not base64", "[{name: a, encoding: base64}]", []fields{{"a": canary + "!"}}, "value is not base64"},
 	}
 	for _, tt := range tests {

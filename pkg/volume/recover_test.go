@@ -1,0 +1,356 @@
+package volume_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/pkg/volume"
+)
+
+// The volume of the crash tests, before and after its secrets change: a file disappears and another appears.
+var (
+	before = fields{"x": "1", "y": "1", "old/z": "1"}
+	after  = fields{"x": "2", "y": "2", "new/z": "2"}
+)
+
+const crashSecrets = "[{name: a, path: .}]"
+
+// crashes are what a process is killed in, by name. prepare leads up to it, and act is killed in one step after another.
+var crashes = map[string]struct{ prepare, act func(testing.TB, *node) error }{
+	"publish": {
+		prepare: func(testing.TB, *node) error { return nil },
+		act:     publishBefore,
+	},
+	"swap": {
+		prepare: publishBefore,
+		act: func(t testing.TB, n *node) error {
+			n.store.set("a", after)
+			_, err := n.Rotate(t.Context(), "v")
+			return err
+		},
+	},
+	"unpublish": {
+		prepare: publishBefore,
+		act:     func(t testing.TB, n *node) error { return n.Unpublish(t.Context(), "v", n.target("v")) },
+	},
+}
+
+func publishBefore(t testing.TB, n *node) error {
+	n.store.set("a", before)
+	return n.Publish(t.Context(), n.request("v", crashSecrets))
+}
+
+// The environment of the process that is killed.
+const (
+	crashEnv = "KEYWELL_TEST_CRASH" // name of a crash
+	stepEnv  = "KEYWELL_TEST_STEP"
+	dirEnv   = "KEYWELL_TEST_DIR"
+	stateEnv = "KEYWELL_TEST_STATE"
+)
+
+// TestCrashProcess is that process.
+func TestCrashProcess(t *testing.T) {
+	crash, ok := crashes[os.Getenv(crashEnv)]
+	if !ok {
+		t.Skip("run by TestCrash")
+	}
+	n := openTmpfsNode(t, os.Getenv(dirEnv), os.Getenv(stateEnv))
+	if err := crash.prepare(t, n); err != nil {
+		t.Fatal(err)
+	}
+	n.at = func(step string) {
+		if step == os.Getenv(stepEnv) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	t.Error("still alive:", crash.act(t, n))
+}
+
+// stepsOf returns the steps of a crash, in order.
+func stepsOf(t *testing.T, name string) (steps []string) {
+	t.Helper()
+	n := newTmpfsNode(t)
+	if err := crashes[name].prepare(t, n); err != nil {
+		t.Fatal(err)
+	}
+	n.at = func(step string) { steps = append(steps, step) }
+	if err := crashes[name].act(t, n); err != nil {
+		t.Fatal(err)
+	}
+	return steps
+}
+
+// crashed returns a node on which another process was killed at a step.
+func crashed(t *testing.T, name, step string) *node {
+	t.Helper()
+	dir, state := t.TempDir(), t.TempDir()
+	unmountAtEnd(t, dir)
+	cmd := exec.Command(os.Args[0], "-test.run=^TestCrashProcess$")
+	cmd.Env = append(os.Environ(), crashEnv+"="+name, stepEnv+"="+step, dirEnv+"="+dir, stateEnv+"="+state)
+	out, err := cmd.CombinedOutput()
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the process was not killed: %v\n%s", err, out)
+	}
+	n := openTmpfsNode(t, dir, state)
+	n.store.set("a", before)
+	return n
+}
+
+func TestCrash(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	checks := map[string]func(t *testing.T, n *node, step string){
+		"publish": func(t *testing.T, n *node, step string) {
+			if step != "published recorded" {
+				n.absent(t, "v")
+				return
+			}
+			if diff := cmp.Diff(map[string]string(before), n.files(t, "v")); diff != "" {
+				t.Error(diff)
+			}
+		},
+		"swap": func(t *testing.T, n *node, _ string) {
+			got := n.files(t, "v")
+			if !cmp.Equal(got, map[string]string(before)) && !cmp.Equal(got, map[string]string(after)) {
+				t.Errorf("the volume holds %v", got)
+			}
+			if got := n.leftovers(t, "v"); len(got) > 0 {
+				t.Errorf("the volume also holds %v", got)
+			}
+			if n.store.count() > 0 {
+				t.Error("recovery asked the store")
+			}
+			n.store.set("a", after)
+			if _, err := n.Rotate(t.Context(), "v"); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(map[string]string(after), n.files(t, "v")); diff != "" {
+				t.Error(diff)
+			}
+			n.store.set("a", before)
+		},
+		"unpublish": func(t *testing.T, n *node, _ string) { n.absent(t, "v") },
+	}
+	for name, check := range checks {
+		t.Run(name, func(t *testing.T) {
+			steps := stepsOf(t, name)
+			if len(steps) < 3 {
+				t.Fatalf("the steps are %q", steps)
+			}
+			for _, step := range steps {
+				t.Run(step, func(t *testing.T) {
+					t.Parallel()
+					n := crashed(t, name, step)
+					if err := n.Recover(t.Context()); err != nil {
+						t.Error(err)
+					}
+					check(t, n, step)
+
+					// Whatever happened, the kubelet's next calls work.
+					if err := publishBefore(t, n); err != nil {
+						t.Error(err)
+					}
+					if _, err := n.Rotate(t.Context(), "v"); err != nil {
+						t.Error(err)
+					}
+					if diff := cmp.Diff(map[string]string(before), n.files(t, "v")); diff != "" {
+						t.Error(diff)
+					}
+					if got := n.leftovers(t, "v"); len(got) > 0 {
+						t.Errorf("the volume also holds %v", got)
+					}
+					if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
+						t.Error(err)
+					}
+					n.absent(t, "v")
+				})
+			}
+		})
+	}
+}
+
+func TestRecover(t *testing.T) {
+	onBoth(t, func(t *testing.T, n *node) {
+		n.store.set("a", fields{"a": "1", "b": "2"})
+		req := n.request("v", "a")
+		req.Attributes["refreshInterval"] = "10s"
+		n.mustPublish(t, req)
+		clear(n.due)
+		n.restart(t)
+		if err := n.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.store.count(); got != 1 {
+			t.Errorf("recovery asked the store %d times", got-1)
+		}
+		if due, known := n.due["v"]; !known || time.Until(due) > 10*time.Second {
+			t.Errorf("due at %v, %v", due, known)
+		}
+		if diff := cmp.Diff([]string{"v"}, n.Using("s", "a")); diff != "" {
+			t.Error(diff)
+		}
+		n.mustPublish(t, req)
+		if out, err := n.Rotate(t.Context(), "v"); err != nil || out.Changed {
+			t.Errorf("rotate: %+v, %v", out, err)
+		}
+		if c := n.condition(t, "v"); c.Abnormal {
+			t.Errorf("condition is %+v", c)
+		}
+		if got := n.store.count(); got != 2 {
+			t.Errorf("the store was asked %d times in all, want 2", got)
+		}
+	})
+}
+
+func TestRotationAfterRecoveryRestoresModeAndOwner(t *testing.T) {
+	n := newTmpfsNode(t)
+	path := filepath.Join(n.target("v"), "a")
+	for name, change := range map[string]func() error{
+		"mode":  func() error { return os.Chmod(path, 0o600) },
+		"group": func() error { return os.Chown(path, 0, 8) },
+		"user":  func() error { return os.Chown(path, 8, 7) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n.store.set("a", fields{"a": "1"})
+			req := n.request("v", "a")
+			req.Attributes["uid"], req.Attributes["gid"] = "0", "7"
+			n.mustPublish(t, req)
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			n.restart(t)
+			if err := n.Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := n.Rotate(t.Context(), "v"); err != nil || !out.Changed {
+				t.Errorf("rotate: %+v, %v", out, err)
+			}
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st := info.Sys().(*syscall.Stat_t); info.Mode() != 0o440 || st.Uid != 0 || st.Gid != 7 {
+				t.Errorf("the file is %d:%d %v", st.Uid, st.Gid, info.Mode())
+			}
+		})
+	}
+}
+
+func TestRecoverWithoutMount(t *testing.T) {
+	onBoth(t, func(t *testing.T, n *node) {
+		n.store.set("a", fields{"a": "1"})
+		n.mustPublish(t, n.request("v", "a"))
+		if err := n.opts.Mounter.Unmount(n.target("v")); err != nil {
+			t.Fatal(err)
+		}
+		n.restart(t)
+		if err := n.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if due := time.Until(n.due["v"]); due > 0 {
+			t.Errorf("due in %v, want now", due)
+		}
+		if out, err := n.Rotate(t.Context(), "v"); err != nil || !out.Changed {
+			t.Errorf("rotate: %+v, %v", out, err)
+		}
+		if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
+			t.Error(diff)
+		}
+		if c := n.condition(t, "v"); c.Abnormal {
+			t.Errorf("condition is %+v", c)
+		}
+	})
+}
+
+func TestRecoverLeavesStrangersAlone(t *testing.T) {
+	n := newTmpfsNode(t)
+	n.store.set("a", fields{"a": "1"})
+	n.mustPublish(t, n.request("v", "a"))
+	for _, name := range []string{"v", "unknown"} {
+		if err := os.Mkdir(n.target(name), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("x", n.target(name), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(n.target(name), "mine"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.restart(t)
+	if err := n.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c := n.condition(t, "v"); !c.Abnormal || !strings.Contains(c.Message, "something else is mounted") {
+		t.Errorf("condition is %+v", c)
+	}
+	if _, err := n.Rotate(t.Context(), "v"); err == nil {
+		t.Error("a stranger's mount was written to")
+	}
+	for _, name := range []string{"v", "unknown"} {
+		if _, err := os.Stat(filepath.Join(n.target(name), "mine")); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestBadRecordsAreSetAside(t *testing.T) {
+	for name, text := range map[string]string{
+		"empty":         "",
+		"not JSON":      "{",
+		"other version": `{"version": 99, "id": "v"}`,
+		"other volume":  `{"version": 1, "id": "w", "target": "/w", "attributes": {"store": "s", "secrets": "a"}, "state": "published"}`,
+		"bad volume":    `{"version": 1, "id": "v", "target": "/v", "attributes": {"secret": "a"}, "state": "published"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.store.set("a", fields{"a": "1"})
+			n.mustPublish(t, n.request("v", "a"))
+			n.mustPublish(t, n.request("w", "a"))
+			records := n.records(t)
+			slices.Sort(records)
+			bad := slices.IndexFunc(records, func(r string) bool {
+				b, err := os.ReadFile(filepath.Join(n.stateDir, "volumes", r))
+				return err == nil && strings.Contains(string(b), `"id":"v"`)
+			})
+			path := filepath.Join(n.stateDir, "volumes", records[bad])
+			if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.WriteFile(path+".new", []byte("{"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			n.restart(t)
+			if err := n.Recover(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff([]string{"w"}, n.IDs()); diff != "" {
+				t.Error(diff)
+			}
+			records[bad] += ".bad"
+			slices.Sort(records)
+			if diff := cmp.Diff(records, n.records(t)); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestNewNeedsItsParts(t *testing.T) {
+	if _, err := volume.New(volume.Options{}); err == nil {
+		t.Error("a Set without an Authorizer was made")
+	}
+}
