@@ -44,12 +44,18 @@ const (
 	protoFormat               // a marshalled GetSecretResponse or GetBulkSecretResponse
 )
 
-// appendSecret appends the answer to a get.
-func (f format) appendSecret(dst []byte, fields []field) []byte {
-	if f == protoFormat {
-		return appendProtoFields(dst, fields)
+// secret returns the answer to a get.
+func (f format) secret(fields []field) []byte {
+	const perField = 12 // bytes around a name and a value, in either format; escapes are not counted
+	size := perField
+	for _, f := range fields {
+		size += len(f.name) + len(f.text) + perField
 	}
-	return append(appendJSONFields(dst, fields), '\n')
+	body := make([]byte, 0, size)
+	if f == protoFormat {
+		return appendProtoFields(body, fields)
+	}
+	return append(appendJSONFields(body, fields), '\n')
 }
 
 // bulkEncoder builds the answer to a bulk call from secrets in the order of their names.

@@ -136,7 +136,7 @@ func (g *grpcSkin) getSecret(ctx context.Context, in *runtimev1pb.GetSecretReque
 		return nil, err
 	}
 	setTrailer(ctx, &answer.stamp)
-	return protoFormat.appendSecret(nil, answer.fields), nil
+	return protoFormat.secret(answer.fields), nil
 }
 
 func (g *grpcSkin) getBulk(ctx context.Context, in *runtimev1pb.GetBulkSecretRequest) (encoded, error) {
@@ -157,7 +157,7 @@ func wantsFresh(ctx context.Context) bool {
 // setTrailer sends the stamp with the end of the answer.
 func setTrailer(ctx context.Context, s *stamp) {
 	trailer := metadata.MD{}
-	s.each(func(name, value string) { trailer[name] = []string{value} })
+	s.each(func(name headerName, value string) { trailer[name.grpc] = []string{value} })
 	_ = grpc.SetTrailer(ctx, trailer) // fails only outside of a call
 }
 

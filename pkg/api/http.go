@@ -114,7 +114,7 @@ func (h *httpSkin) getSecret(w http.ResponseWriter, r *http.Request, rt route, i
 	if answer.notModified(w, r) {
 		return resultNotModified, nil
 	}
-	writeJSON(w, jsonFormat.appendSecret(nil, answer.fields))
+	writeJSON(w, jsonFormat.secret(answer.fields))
 	return resultOK, nil
 }
 
@@ -213,7 +213,8 @@ func (h *httpSkin) readBody(r *http.Request) ([]byte, error) {
 
 // notModified sets the headers of an answer and, if the caller has it already, says so.
 func (s *stamp) notModified(w http.ResponseWriter, r *http.Request) bool {
-	s.each(w.Header().Set)
+	header := w.Header()
+	s.each(func(name headerName, value string) { header[name.http] = []string{value} })
 	if !s.matches(r.Header["If-None-Match"]) {
 		return false
 	}
@@ -235,9 +236,9 @@ func writeFault(w http.ResponseWriter, f *fault) {
 }
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
-	h := w.Header()
-	h["Content-Type"] = []string{"application/json"}
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	header := w.Header()
+	header["Content-Type"] = []string{"application/json"}
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a caller that went away is nobody's concern
 }

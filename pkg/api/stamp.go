@@ -30,22 +30,25 @@ func entityTag(digest resolve.Digest) string {
 	return string(tag[:])
 }
 
+// headerName is the name of a header in the form that each protocol's library keeps it in.
+type headerName struct{ http, grpc string }
+
 // each calls set for every header of the stamp.
-func (s *stamp) each(set func(name, value string)) {
+func (s *stamp) each(set func(name headerName, value string)) {
 	if s.etag != "" {
-		set("etag", s.etag)
+		set(headerName{"Etag", "etag"}, s.etag)
 	}
 	if age := time.Since(s.fetchedAt) / time.Second; age > 0 && !s.fetchedAt.IsZero() {
-		set("age", strconv.Itoa(int(age)))
+		set(headerName{"Age", "age"}, strconv.Itoa(int(age)))
 	}
 	if s.stale {
-		set("keywell-stale", "true")
+		set(headerName{"Keywell-Stale", "keywell-stale"}, "true")
 	}
 	if s.version != "" && printable(s.version) {
-		set("keywell-version", s.version)
+		set(headerName{"Keywell-Version", "keywell-version"}, s.version)
 	}
 	if s.incomplete > 0 {
-		set("keywell-incomplete", strconv.Itoa(s.incomplete))
+		set(headerName{"Keywell-Incomplete", "keywell-incomplete"}, strconv.Itoa(s.incomplete))
 	}
 }
 
