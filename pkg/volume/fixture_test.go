@@ -101,11 +101,13 @@ type directories struct {
 	mu      sync.Mutex
 	last    uint64
 	mounted map[string]uint64 // target → device
+	options mount.Options     // of the last mount
 }
 
-func (d *directories) Mount(target string, _ mount.Options, fill func(*os.Root) error) (mount.Info, error) {
+func (d *directories) Mount(target string, opts mount.Options, fill func(*os.Root) error) (mount.Info, error) {
 	d.mu.Lock()
 	d.last++
+	d.options = opts
 	device := d.last
 	_, taken := d.mounted[target]
 	d.mu.Unlock()

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -133,9 +134,9 @@ func (it Item) check(paths *pathSet) (problems []string) {
 func (it Item) checkField(f Field) error {
 	switch {
 	case it.Format != FormatFiles && f.Mode != 0:
-		return fmt.Errorf("only format files has a mode per field")
+		return errors.New("only format files has a mode per field")
 	case it.Format == FormatRaw && f.Path != "":
-		return fmt.Errorf("format raw has no path per field; set path of the item")
+		return errors.New("format raw has no path per field; set path of the item")
 	case it.Format == FormatDotenv && !isVariable(f.key()):
 		return fmt.Errorf("%q is not the name of a variable; list the field with a path that is one", f.key())
 	case it.Format == FormatJSON && !utf8.ValidString(f.key()):

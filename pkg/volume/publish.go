@@ -58,6 +58,9 @@ func (s *Set) publish(ctx context.Context, want record, tokens providers.TokenSo
 	if err != nil {
 		return err
 	}
+	if _, err := s.limit(spec); err != nil {
+		return err
+	}
 	ctx, v, end, err := s.begin(ctx, want.ID)
 	if err != nil {
 		return err

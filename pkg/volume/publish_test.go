@@ -203,6 +203,9 @@ func TestPublishRefusesBadRequests(t *testing.T) {
 				t.Errorf("got %v, want an *InvalidError", err)
 			}
 			n.absent(t, "v")
+			if n.store.count() > 0 {
+				t.Error("a secret was read")
+			}
 		})
 	}
 }
@@ -317,6 +320,38 @@ func TestNodeLimit(t *testing.T) {
 	n.mustPublish(t, n.request("x", "b,c"))
 }
 
+// TestFailedWriteLeavesNothing puts something in the way of the swap.
+func TestFailedWriteLeavesNothing(t *testing.T) {
+	n := newNode(t, func(o *volume.Options) { o.MaxNodeBytes = int64(os.Getpagesize()) })
+	n.store.set("a", fields{"a": "1"})
+	n.at = func(step string) {
+		if step == "files written" {
+			if err := os.Mkdir(filepath.Join(n.mounter.base, "detached1", "..data_tmp"), 0o700); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := n.Publish(t.Context(), n.request("v", "a")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("got %v, want what stood in the way", err)
+	}
+	n.absent(t, "v")
+	n.at = nil
+	n.mustPublish(t, n.request("v", "a"))
+}
+
+func TestMountOptions(t *testing.T) {
+	n := newNode(t)
+	n.store.set("a", fields{"a": "1"})
+	req := n.request("v", "a")
+	req.Attributes["size"] = "64Ki"
+	req.MountFlags = []string{`context="system_u:object_r:container_file_t:s0:c1,c2"`}
+	n.mustPublish(t, req)
+	want := mount.Options{Size: 128 << 10, Inodes: n.mounter.options.Inodes, Context: "system_u:object_r:container_file_t:s0:c1,c2"}
+	if diff := cmp.Diff(want, n.mounter.options); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestConcurrentPublishesAreOne(t *testing.T) {
 	onBoth(t, func(t *testing.T, n *node) {
 		n.store.set("a", fields{"a": "1"})
@@ -394,107 +429,6 @@ func TestPublishRepairs(t *testing.T) {
 			t.Errorf("got %v, want ErrOccupied", err)
 		}
 	})
-}
-
-func TestUnpublish(t *testing.T) {
-	onBoth(t, func(t *testing.T, n *node) {
-		n.store.set("a", fields{"a": "1"})
-		if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
-			t.Errorf("before publish: %v", err)
-		}
-		for range 2 {
-			n.mustPublish(t, n.request("v", "a"))
-			n.allow(t, "a")
-			n.store.fail("a", errors.New("store is gone"))
-			for range 2 {
-				if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
-					t.Error(err)
-				}
-				n.absent(t, "v")
-			}
-			if _, known := n.due["v"]; known || len(n.IDs()) > 0 {
-				t.Error("the volume is still known")
-			}
-			if _, err := n.Rotate(t.Context(), "v"); !errors.Is(err, volume.ErrNotPublished) {
-				t.Errorf("rotate: %v, want ErrNotPublished", err)
-			}
-			n.allow(t)
-			n.store.fail("a", nil)
-		}
-	})
-}
-
-func TestUnpublishConflicts(t *testing.T) {
-	n := newNode(t)
-	n.store.set("a", fields{"a": "1"})
-	n.mustPublish(t, n.request("v", "a"))
-	if err := n.Unpublish(t.Context(), "w", n.target("v")); !errors.Is(err, volume.ErrConflict) {
-		t.Errorf("another volume's target: %v, want ErrConflict", err)
-	}
-	if err := n.Unpublish(t.Context(), "v", n.target("w")); !errors.Is(err, volume.ErrConflict) {
-		t.Errorf("another target: %v, want ErrConflict", err)
-	}
-	n.files(t, "v")
-}
-
-func TestUnpublishWithStateLost(t *testing.T) {
-	n := newTmpfsNode(t)
-	n.store.set("a", fields{"a": "1"})
-	n.mustPublish(t, n.request("v", "a"))
-	if err := os.RemoveAll(n.stateDir); err != nil {
-		t.Fatal(err)
-	}
-	n.restart(t)
-	if err := n.Recover(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Publish(t.Context(), n.request("v", "a")); !errors.Is(err, mount.ErrOccupied) {
-		t.Errorf("publish over a mount that is not known: %v, want ErrOccupied", err)
-	}
-	for range 2 {
-		if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
-			t.Error(err)
-		}
-		n.absent(t, "v")
-	}
-}
-
-func TestUnpublishEndsWhatHangs(t *testing.T) {
-	for _, hung := range []string{"publish", "rotate"} {
-		t.Run(hung, func(t *testing.T) {
-			n := newNode(t)
-			n.store.set("a", fields{"a": "1"})
-			if hung == "rotate" {
-				n.mustPublish(t, n.request("v", "a"))
-			}
-			n.store.hang, n.store.entered = make(chan struct{}), make(chan string, 1)
-			done := make(chan error)
-			go func() {
-				if hung == "publish" {
-					done <- n.Publish(t.Context(), n.request("v", "a"))
-					return
-				}
-				_, err := n.Rotate(t.Context(), "v")
-				done <- err
-			}()
-			<-n.store.entered
-			queued := make(chan error)
-			go func() { queued <- n.Publish(t.Context(), n.request("v", "a")) }()
-
-			if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
-				t.Error(err)
-			}
-			if err := <-done; !errors.Is(err, volume.ErrUnpublished) {
-				t.Errorf("%s returned %v, want ErrUnpublished", hung, err)
-			}
-			close(n.store.hang)
-			<-queued // it came before or after: both are right, and the volume is whole or absent
-			if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
-				t.Error(err)
-			}
-			n.absent(t, "v")
-		})
-	}
 }
 
 func TestUsing(t *testing.T) {

@@ -2,7 +2,6 @@ package volume
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -77,17 +76,25 @@ func (s *Set) read(ctx context.Context, rd reading) (content, error) {
 
 // authorise asks the policy for every item, and tells the audit trail of each that is refused.
 func (s *Set) authorise(ctx context.Context, rd reading) ([]scope.Grant, error) {
-	var denials []error
+	var denied error
 	grants := make([]scope.Grant, len(rd.spec.Items))
 	for i, it := range rd.spec.Items {
 		grant, err := s.opts.Authorizer.Authorize(rd.record.Identity, it.Ref)
 		if err != nil {
 			s.opts.Denied(ctx, Denial{VolumeID: rd.record.ID, Identity: rd.record.Identity, Ref: it.Ref, Origin: rd.origin, Err: err})
-			denials = append(denials, fmt.Errorf("%s: %w", it, err))
+			denied = alsoDenied(denied, fmt.Errorf("%s: %w", it, err))
 		}
 		grants[i] = grant
 	}
-	return grants, errors.Join(denials...)
+	return grants, denied
+}
+
+// alsoDenied joins two errors on one line.
+func alsoDenied(denied, err error) error {
+	if denied == nil {
+		return err
+	}
+	return fmt.Errorf("%w; %w", denied, err)
 }
 
 // content projects results, nil for optional secrets that do not exist.

@@ -24,10 +24,8 @@ func (r record) spec() (Spec, error) {
 			p.reportf("%q is not supported; only context=… is", flag)
 		}
 	}
-	spec, err := ParseSpec(r.Attributes)
-	if err != nil {
-		p.problems = append(p.problems, err.(*InvalidError).Problems...)
-	}
+	spec, problems := parseSpec(r.Attributes)
+	p.problems = append(p.problems, problems...)
 	if p.at = "mount group"; spec.GID < 0 && r.MountGroup != "" {
 		spec.GID = parsed(&p, r.MountGroup, parseID)
 	}

@@ -44,8 +44,8 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 		if errors.Is(context.Cause(ctx), ErrUnpublished) {
 			return Outcome{}, ErrUnpublished
 		}
-		s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
 		if !errors.Is(err, context.Canceled) {
+			s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
 			s.setCondition(v, failure(err))
 		}
 		return Outcome{Next: time.Now().Add(max(v.interval, minInterval))}, err

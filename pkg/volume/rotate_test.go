@@ -109,6 +109,45 @@ func TestFailedRotationKeepsTheFiles(t *testing.T) {
 	}
 }
 
+// TestRotationRepairsItself puts something in the way of the swap, before and after it takes effect.
+func TestRotationRepairsItself(t *testing.T) {
+	onBoth(t, func(t *testing.T, n *node) {
+		n.store.set("a", fields{"old": "1"})
+		n.mustPublish(t, n.request("v", "[{name: a, path: .}]"))
+		n.store.set("a", fields{"new": "2"})
+		obstruct := func(at, name string) {
+			n.at = func(step string) {
+				if step == at {
+					if err := os.Mkdir(filepath.Join(n.target("v"), name), 0o700); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}
+		check := func(want fields) {
+			t.Helper()
+			if diff := cmp.Diff(map[string]string(want), n.files(t, "v")); diff != "" {
+				t.Error(diff)
+			}
+			if got := n.leftovers(t, "v"); len(got) > 0 {
+				t.Errorf("the volume also holds %v", got)
+			}
+		}
+
+		obstruct("files written", "..data_tmp")
+		if _, err := n.Rotate(t.Context(), "v"); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("got %v, want what stood in the way", err)
+		}
+		check(fields{"old": "1"})
+
+		obstruct("swapped", "new")
+		if out, err := n.Rotate(t.Context(), "v"); err != nil || !out.Changed {
+			t.Errorf("rotate: %+v, %v", out, err)
+		}
+		check(fields{"new": "2"})
+	})
+}
+
 func TestStaleSecretsMakeAVolumeAbnormal(t *testing.T) {
 	n := newNode(t)
 	n.store.set("a", fields{"a": "1"})

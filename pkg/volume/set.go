@@ -51,7 +51,7 @@ type Options struct {
 	MaxVolumeBytes int64 // limit for one volume's files, in bytes; default 16 MiB
 	MaxNodeBytes   int64 // limit for all volumes' files, in bytes; default 256 MiB
 
-	// Published is called when a volume was published or found again, with the time of its next rotation.
+	// Published is called when a volume was published, found or repaired, with the time of its next rotation.
 	Published func(id string, due time.Time)
 	// Unpublished is called when a volume is gone.
 	Unpublished func(id string)
@@ -89,7 +89,7 @@ type Outcome struct {
 	Next    time.Time // when to rotate again; set even if Rotate fails
 }
 
-// Stats says how full a volume is and how it is doing.
+// Stats says how full a volume's tmpfs is and how the volume is doing. The tmpfs has room for two generations of files.
 type Stats struct {
 	UsedBytes, TotalBytes   int64
 	UsedInodes, TotalInodes int64

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -47,6 +48,14 @@ const (
 //
 // The error is an *InvalidError that lists everything that is wrong. No secret has been read by then.
 func ParseSpec(attributes map[string]string) (Spec, error) {
+	spec, problems := parseSpec(attributes)
+	if len(problems) > 0 {
+		return Spec{}, &InvalidError{Problems: problems}
+	}
+	return spec, nil
+}
+
+func parseSpec(attributes map[string]string) (Spec, []string) {
 	p := parser{}
 	spec := Spec{UID: -1, GID: -1}
 	defaults := Item{Ref: refOf(attributes[attrStore]), Format: FormatFiles}
@@ -79,10 +88,7 @@ func ParseSpec(attributes map[string]string) (Spec, error) {
 	if len(p.problems) == 0 {
 		p.problems = spec.check()
 	}
-	if len(p.problems) > 0 {
-		return Spec{}, &InvalidError{Problems: p.problems}
-	}
-	return spec, nil
+	return spec, p.problems
 }
 
 var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attrUID, attrGID, attrSize, attrRefreshInterval}
@@ -121,7 +127,7 @@ func parsed[T any](p *parser, s string, parse func(string) (T, error)) T {
 func parseMode(s string) (fs.FileMode, error) {
 	n, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || !strings.HasPrefix(s, "0") || n == 0 || n > 0o777 {
-		return 0, fmt.Errorf("it must be an octal mode with a leading zero, up to 0777, such as 0440")
+		return 0, errors.New("it must be an octal mode with a leading zero, up to 0777, such as 0440")
 	}
 	return fs.FileMode(n), nil
 }
@@ -150,7 +156,7 @@ func parseEncoding(s string) (Encoding, error) {
 
 func parseBool(s string) (bool, error) {
 	if s != "true" && s != "false" {
-		return false, fmt.Errorf("it must be true or false")
+		return false, errors.New("it must be true or false")
 	}
 	return s == "true", nil
 }
@@ -159,7 +165,7 @@ func parseBool(s string) (bool, error) {
 func parseInterval(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < time.Second {
-		return 0, fmt.Errorf("it must be a duration of at least 1s, such as 30s or 5m")
+		return 0, errors.New("it must be a duration of at least 1s, such as 30s or 5m")
 	}
 	return d, nil
 }
@@ -170,7 +176,7 @@ func parseSize(s string) (int64, error) {
 	unit, known := units[s[len(digits):]]
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || !known || n <= 0 || n > math.MaxInt64/unit {
-		return 0, fmt.Errorf("it must be a positive quantity of bytes, such as 64Ki or 1Mi")
+		return 0, errors.New("it must be a positive quantity of bytes, such as 64Ki or 1Mi")
 	}
 	return n * unit, nil
 }

@@ -23,7 +23,7 @@ const (
 	reserved   = ".."
 	dataLink   = "..data"
 	dataLinkTo = "..data_tmp"
-	generation = "..2006_01_02_15_04_05.000000000"
+	generation = "..2006_01_02_15_04_05.000000000" // a time layout
 )
 
 // dirMode lets everybody in the pod reach the files, whose own modes then decide.
@@ -223,7 +223,7 @@ func (t *tree) repair(root *os.Root) error {
 	return nil
 }
 
-// current returns the generation that ..data leads to, and the names in it. A link to anything else counts as none.
+// current returns the generation that ..data leads to, and the names in it. A link to what can't be one counts as none.
 func current(root *os.Root) (data string, names []string) {
 	data, err := root.Readlink(dataLink)
 	if err != nil || !strings.HasPrefix(data, reserved) || path.Base(data) != data || data == reserved {
@@ -237,6 +237,9 @@ func current(root *os.Root) (data string, names []string) {
 		return "", nil
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), reserved) {
+			return "", nil
+		}
 		names = append(names, e.Name())
 	}
 	return data, names
