@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/agent
 
-.PHONY: all build quickstart test unit lint conformance sdk fuzz bench clean
+.PHONY: all build quickstart test unit lint conformance sdk e2e-build e2e fuzz bench clean
 
 all: build
 
@@ -35,6 +35,12 @@ sdk: build test/sdk/js/node_modules ## the unmodified Dapr SDKs against the agen
 # Without npm the JS SDK's test skips and says so.
 test/sdk/js/node_modules: test/sdk/js/package-lock.json
 	@if command -v npm >/dev/null; then cd test/sdk/js && npm ci --no-audit --no-fund --ignore-scripts && touch node_modules; fi
+
+e2e-build: ## etcd, Kubernetes, containerd, runc and helm for the test cluster, from their Go modules; nothing where they are built
+	cd test/e2e && $(GO) run ./cluster/cmd/cluster build
+
+e2e: e2e-build ## a real API server, kubelet and container runtime on this machine
+	cd test/e2e && $(GO) test -race -count 1 -timeout 20m ./...
 
 fuzz: ## every fuzz target, FUZZTIME each
 	./test/fuzz.sh $(or $(FUZZTIME),10s)

@@ -1,0 +1,9 @@
+// The end-to-end tests and their cluster, in a module of their own: they need nothing of the product but its binary.
+module github.com/keywell/keywell/test/e2e
+
+go 1.26.4
+
+require (
+	github.com/google/go-cmp v0.7.0
+	golang.org/x/sys v0.49.0
+)
