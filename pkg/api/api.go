@@ -34,7 +34,8 @@ type Options struct {
 	Ready func() []string
 	// MaxBodyBytes limits a request's body and, over gRPC, an answer. Default 4 MiB, as in Dapr.
 	MaxBodyBytes int
-	// ReadBufferBytes limits a request's HTTP headers, and over gRPC a 1024th of them. Default 4 KiB, as in Dapr.
+	// ReadBufferBytes limits the headers of an HTTP request; those of a gRPC call may be 1024 times as large. Default
+	// 4 KiB, as in Dapr.
 	ReadBufferBytes int
 	Logger          *slog.Logger          // nil: discard
 	Registerer      prometheus.Registerer // nil: no metrics

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math"
 	"time"
 
 	runtimev1pb "github.com/dapr/dapr/pkg/proto/runtime/v1"
@@ -28,13 +29,14 @@ type grpcSkin struct {
 
 // newGRPCServer returns a server of the skin. Its parameters are daprd's, because clients are configured for them: one
 // that sends keepalive pings every 10 s is cut off by a server with grpc-go's defaults.
-func newGRPCServer(skin *grpcSkin, maxMessage, maxHeader int) *grpc.Server {
+func newGRPCServer(skin *grpcSkin, maxMessage, readBuffer int) *grpc.Server {
+	maxHeader := uint32(min(readBuffer*1024, math.MaxUint32))
 	server := grpc.NewServer(
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 8 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * time.Minute, Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
-		grpc.MaxHeaderListSize(uint32(maxHeader)),
+		grpc.MaxHeaderListSize(maxHeader),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(skin.interceptUnary),
 		grpc.StreamInterceptor(skin.interceptStream),

@@ -17,11 +17,10 @@ import (
 
 // Dapr's defaults.
 const (
-	defaultBodyBytes   = 4 << 20
-	defaultReadBuffer  = 4 << 10
-	headerReadTimeout  = 10 * time.Second
-	gracePeriod        = 10 * time.Second
-	grpcHeaderPerBytes = 1024 // gRPC's header limit per byte of the read buffer
+	defaultBodyBytes  = 4 << 20
+	defaultReadBuffer = 4 << 10
+	headerReadTimeout = 10 * time.Second
+	gracePeriod       = 10 * time.Second
 )
 
 // Server serves the API. It is safe for concurrent use.
@@ -76,7 +75,7 @@ func (s *Server) Handler() http.Handler { return s.http }
 // It closes the listeners. If one of them breaks, Run stops and returns why.
 func (s *Server) Run(ctx context.Context, l Listeners) error {
 	httpServer := s.newHTTPServer()
-	grpcServer := newGRPCServer(s.grpc, s.maxBody, s.readBuffer*grpcHeaderPerBytes)
+	grpcServer := newGRPCServer(s.grpc, s.maxBody, s.readBuffer)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, listener := range l.HTTP {
 		group.Go(func() error {
