@@ -160,10 +160,9 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.stores.Run(ctx) })
 	group.Go(func() error { return a.resolver.Run(ctx) })
 	group.Go(func() error { return a.api.Run(ctx, listeners) })
-	group.Go(func() error { return serveMetrics(ctx, a.flags.metrics, a.registry) })
+	group.Go(func() error { return a.serveMetrics(ctx) })
 	if a.volumes != nil {
-		group.Go(func() error { return a.serveVolumes(ctx) })
-		group.Go(func() error { return a.rotateWhenReady(ctx) })
+		group.Go(func() error { return a.runVolumes(ctx) })
 	}
 	a.log.Info("agent started", "version", version, "app_id", a.flags.appID)
 	err = group.Wait()
@@ -173,9 +172,9 @@ func (a *agent) run(ctx context.Context) error {
 	return err
 }
 
-// serveVolumes takes the CSI socket, which one agent at a time can hold, finds the volumes of the agent before, and
-// serves.
-func (a *agent) serveVolumes(ctx context.Context) error {
+// runVolumes takes the CSI socket, which one agent at a time can hold, finds the volumes of the agent before, and serves
+// and rotates volumes until ctx ends.
+func (a *agent) runVolumes(ctx context.Context) error {
 	socket, err := csi.Listen(a.flags.csiSocket)
 	if err != nil {
 		return err
@@ -183,30 +182,36 @@ func (a *agent) serveVolumes(ctx context.Context) error {
 	if err := a.volumes.Recover(ctx); err != nil {
 		a.log.Error("some volumes were not recovered", "err", err)
 	}
-	return a.csi.Serve(ctx, socket)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.csi.Serve(ctx, socket) })
+	group.Go(func() error { return a.rotateWhenReady(ctx) })
+	return group.Wait()
 }
 
-// rotateWhenReady waits for the stores, so that recovered volumes are not rotated against an empty policy.
+// rotateWhenReady waits for the stores, so that no volume is rotated against an empty policy. Then the volumes that were
+// found are read again at once: what changed while no agent ran has waited long enough.
 func (a *agent) rotateWhenReady(ctx context.Context) error {
 	select {
 	case <-a.stores.Ready():
+		a.scheduler.Nudge(a.volumes.IDs()...)
 		return a.scheduler.Run(ctx)
 	case <-ctx.Done():
 		return nil
 	}
 }
 
-// serveMetrics serves /metrics until ctx ends. An empty address serves nothing.
-func serveMetrics(ctx context.Context, address string, registry *prometheus.Registry) error {
-	if address == "" {
+// serveMetrics serves /metrics until ctx ends, if it has an address.
+func (a *agent) serveMetrics(ctx context.Context) error {
+	if a.flags.metrics == "" {
 		return nil
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := net.Listen("tcp", a.flags.metrics)
 	if err != nil {
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
+	a.log.Info("serving metrics", "address", l.Addr().String())
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()

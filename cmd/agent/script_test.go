@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata/script")
@@ -48,11 +50,20 @@ func TestScripts(t *testing.T) {
 			}
 			e.Setenv("RUN", run)
 			e.Setenv("CANARY", "c4n4ry")
-			e.Defer(func() { _ = os.RemoveAll(run) })
+			e.Defer(func() { cleanUp(run) })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"until": until},
 	})
+}
+
+// cleanUp removes a script's directory, with the volumes that a failed script left mounted in it.
+func cleanUp(run string) {
+	left, _ := filepath.Glob(filepath.Join(run, "v", "*"))
+	for _, target := range left {
+		_ = unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	_ = os.RemoveAll(run)
 }
 
 func until(ts *testscript.TestScript, neg bool, args []string) {
