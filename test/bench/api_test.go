@@ -20,12 +20,12 @@ var workloads = []struct {
 	workload
 	requests int
 }{
-	{workload{"HTTP", "GetSecret"}, 6000},
-	{workload{"HTTP", bulkOf(100)}, 2000},
-	{workload{"HTTP", bulkOf(1000)}, 400},
-	{workload{"gRPC", "GetSecret"}, 5000},
-	{workload{"gRPC", bulkOf(100)}, 2000},
-	{workload{"gRPC", bulkOf(1000)}, 400},
+	{workload{"HTTP", "GetSecret"}, 4000},
+	{workload{"HTTP", bulkOf(100)}, 1200},
+	{workload{"HTTP", bulkOf(1000)}, 250},
+	{workload{"gRPC", "GetSecret"}, 3000},
+	{workload{"gRPC", bulkOf(100)}, 1200},
+	{workload{"gRPC", bulkOf(1000)}, 250},
 }
 
 // loadRounds is how often every server gets its turn.

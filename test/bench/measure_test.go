@@ -8,10 +8,11 @@ import (
 	"time"
 )
 
-// The effort of one comparison in this process: rounds in which each operation runs for about roundTime.
+// The effort of one comparison in this process: rounds in which each operation runs for about roundTime. There are many
+// short ones, because the median then passes over those that something else on the machine got in the way of.
 const (
-	rounds    = 21
-	roundTime = 12 * time.Millisecond
+	rounds    = 101
+	roundTime = 3 * time.Millisecond
 )
 
 // operation is something that is measured. It fails if what it did is wrong.
@@ -63,10 +64,9 @@ func calibrate(t testing.TB, op operation) int {
 	return max(1, int(roundTime*warmUp/max(took, 1)))
 }
 
-// repeat runs op n times, on a heap that was just collected.
+// repeat runs op n times.
 func repeat(t testing.TB, n int, op operation) (took time.Duration, allocs, bytes uint64) {
 	t.Helper()
-	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	begun := time.Now()

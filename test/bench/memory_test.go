@@ -32,7 +32,7 @@ func reportMemory(t *testing.T) []row {
 	for _, count := range []int{0, 100, 500} {
 		for len(volumes) < count {
 			target := filepath.Join(p.dir, "volumes", fmt.Sprint("volume-", len(volumes)))
-			if _, err := client.NodePublishVolume(t.Context(), publish(target, single, filesPerVolume)); err != nil {
+			if _, err := client.NodePublishVolume(t.Context(), publish(target, single, secretNames(filesPerVolume))); err != nil {
 				t.Fatal(err)
 			}
 			volumes = append(volumes, target)
@@ -79,15 +79,15 @@ func memoryRows(t *testing.T, p *process, volumes []string) []row {
 
 func mebi(kib int) string { return fmt.Sprintf("%.1f MiB", float64(kib)/1024) }
 
-// publish asks for a volume with the first secrets of a store.
-func publish(target, store string, count int) *csipb.NodePublishVolumeRequest {
+// publish asks for a volume.
+func publish(target, store, secrets string) *csipb.NodePublishVolumeRequest {
 	return &csipb.NodePublishVolumeRequest{
 		VolumeId: target, TargetPath: target, Readonly: true,
 		VolumeCapability: &csipb.VolumeCapability{
 			AccessType: &csipb.VolumeCapability_Mount{Mount: &csipb.VolumeCapability_MountVolume{}},
 			AccessMode: &csipb.VolumeCapability_AccessMode{Mode: csipb.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
 		},
-		VolumeContext: map[string]string{"store": store, "secrets": secretNames(count)},
+		VolumeContext: map[string]string{"store": store, "secrets": secrets},
 	}
 }
 

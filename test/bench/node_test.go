@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
@@ -28,22 +28,73 @@ import (
 // memoryStore is the name of the store in memory that volumes in this process read.
 const memoryStore = "memory"
 
-// memory is a store that has every secret. The first secret has another value in each generation.
-type memory struct{ generation atomic.Int64 }
+// shape says how the files of a volume come about. A secret's only field is named as itself and becomes a file; several
+// become a directory of files.
+type shape struct{ secrets, fields int }
 
+func (s shape) files() int { return s.secrets * s.fields }
+
+func (s shape) String() string {
+	return fmt.Sprintf("%d %s of %d %s", s.files(), plural(s.files(), "file"), s.secrets, plural(s.secrets, "secret"))
+}
+
+// name names the i-th secret of a volume of this shape.
+func (s shape) name(i int) string { return fmt.Sprintf("%d-of-%d", i, s.fields) }
+
+// names returns the names of all secrets, joined by commas.
+func (s shape) names() string {
+	var all []string
+	for i := range s.secrets {
+		all = append(all, s.name(i))
+	}
+	return strings.Join(all, ",")
+}
+
+// memory is a store with the secrets of all shapes, in memory.
+type memory struct {
+	mu      sync.Mutex
+	changes map[string]int // secret name → how often it changed
+}
+
+// change changes the first field of a secret.
+func (m *memory) change(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.changes[name]++
+}
+
+// fields returns what a secret, named by shape.name, holds now.
+func (m *memory) fields(name string) map[string]string {
+	var i, count int
+	if _, err := fmt.Sscanf(name, "%d-of-%d", &i, &count); err != nil {
+		panic(err) // no volume asks for others
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fields := map[string]string{}
+	for k := range count {
+		field := name
+		if count > 1 {
+			field = fmt.Sprint("field-", k)
+		}
+		fields[field] = secretValue(name, field)
+		if k == 0 {
+			fields[field] = fmt.Sprintf("%0*d", valueBytes, m.changes[name])
+		}
+	}
+	return fields
+}
+
+// Fetch returns the secret that shape.name named.
 func (m *memory) Fetch(_ context.Context, q providers.Query) (providers.Payload, error) {
-	return providers.Payload{Fields: map[string]secret.Value{q.Name: secret.FromString(m.value(q.Name))}}, nil
+	p := providers.Payload{Fields: map[string]secret.Value{}}
+	for field, value := range m.fields(q.Name) {
+		p.Fields[field] = secret.FromString(value)
+	}
+	return p, nil
 }
 
 func (m *memory) Close() error { return nil }
-
-// value is what a secret has now.
-func (m *memory) value(name string) string {
-	if name != secretName(0) {
-		return secretValue(memoryStore, name)
-	}
-	return fmt.Sprintf("%0*d", valueBytes, m.generation.Load())
-}
 
 // node is everything that serves volumes, as cmd/agent wires it, with a store in memory, in this process.
 type node struct {
@@ -56,7 +107,7 @@ type node struct {
 
 func newNode(t testing.TB) *node {
 	t.Helper()
-	n := &node{dir: scratch(t), store: &memory{}}
+	n := &node{dir: scratch(t), store: &memory{changes: map[string]int{}}}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -93,12 +144,12 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
-// volumeOf returns a volume with count files that has not been published yet.
-func (n *node) volumeOf(count int) *mountedVolume {
-	target := filepath.Join(n.dir, "volumes", fmt.Sprint("files-", count))
+// volumeOf returns a volume that has not been published yet.
+func (n *node) volumeOf(s shape) *mountedVolume {
+	target := filepath.Join(n.dir, "volumes", fmt.Sprintf("%d-secrets-%d-fields", s.secrets, s.fields))
 	return &mountedVolume{
-		node: n, count: count,
-		publishing:   publish(target, memoryStore, count),
+		node: n, shape: s,
+		publishing:   publish(target, memoryStore, s.names()),
 		unpublishing: unpublish(target),
 	}
 }
@@ -106,7 +157,7 @@ func (n *node) volumeOf(count int) *mountedVolume {
 // mountedVolume is a volume on a node, and the operations on it that are measured.
 type mountedVolume struct {
 	node         *node
-	count        int // files
+	shape        shape
 	publishing   *csipb.NodePublishVolumeRequest
 	unpublishing *csipb.NodeUnpublishVolumeRequest
 }
@@ -129,10 +180,10 @@ func (v *mountedVolume) cycle() error {
 	return v.unpublish()
 }
 
-// rotateChanged rotates after one secret changed.
+// rotateChanged rotates after the volume's first secret changed.
 func (v *mountedVolume) rotateChanged() error {
-	v.node.store.generation.Add(1)
-	v.node.resolver.Invalidate(memoryStore, secretName(0))
+	v.node.store.change(v.shape.name(0))
+	v.node.resolver.Invalidate(memoryStore, v.shape.name(0))
 	return v.rotate(true)
 }
 
@@ -142,33 +193,28 @@ func (v *mountedVolume) rotateUnchanged() error { return v.rotate(false) }
 func (v *mountedVolume) rotate(changes bool) error {
 	outcome, err := v.node.volumes.Rotate(context.Background(), v.publishing.GetVolumeId())
 	if err == nil && outcome.Changed != changes {
-		err = fmt.Errorf("rotation of %d files: changed is %t", v.count, outcome.Changed)
+		err = fmt.Errorf("rotation of %v: changed is %t", v.shape, outcome.Changed)
 	}
 	return err
 }
 
 // check compares the volume's files with the store.
 func (v *mountedVolume) check() error {
-	entries, err := os.ReadDir(v.publishing.GetTargetPath())
-	if err != nil {
-		return err
-	}
-	files := 0
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "..") {
-			continue
+	for i := range v.shape.secrets {
+		name := v.shape.name(i)
+		for field, want := range v.node.store.fields(name) {
+			path := filepath.Join(v.publishing.GetTargetPath(), name)
+			if v.shape.fields > 1 {
+				path = filepath.Join(path, field)
+			}
+			got, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			if string(got) != want {
+				return fmt.Errorf("file %s is not what the store has", path)
+			}
 		}
-		files++
-		data, err := os.ReadFile(filepath.Join(v.publishing.GetTargetPath(), e.Name()))
-		if err != nil {
-			return err
-		}
-		if string(data) != v.node.store.value(e.Name()) {
-			return fmt.Errorf("file %s is not what the store has", e.Name())
-		}
-	}
-	if files != v.count {
-		return fmt.Errorf("volume has %d files, want %d", files, v.count)
 	}
 	return nil
 }

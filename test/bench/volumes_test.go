@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -14,33 +16,42 @@ const (
 	maxRepublish    = 50 * time.Microsecond
 )
 
-// sizes are the numbers of files in the volumes that are measured.
-var sizes = []int{1, 10, 100}
+// shapes are the volumes that are measured.
+var shapes = []shape{{1, 1}, {1, 10}, {10, 1}, {10, 10}}
 
 // reportVolumes compares what a volume takes to what the same files take without an agent.
 func reportVolumes(t *testing.T) []row {
 	n := newNode(t)
 	var publishing, republishing, rotating []row
-	for _, count := range sizes {
-		v, floor := n.volumeOf(count), newBareFiles(n.dir, count)
+	for _, s := range shapes {
+		v, floor := n.volumeOf(s), newBareFiles(n.dir, s.files())
 		costs := compare(t, v.cycle, floor.cycle)
-		publish := volumeRow("publish and unpublish", count, costs[0], costs[1])
-		if count == 10 {
-			publish.target = maxPublishRatio
-		}
-		publishing = append(publishing, publish)
+		publishing = append(publishing, volumeRow("publish and unpublish", s, costs[0], costs[1]))
 
 		prepare(t, v, floor)
 		alone := compare(t, v.publish)[0]
-		republish := volumeRow("republish, unchanged", count, alone, cost{})
+		republish := volumeRow("republish, unchanged", s, alone, cost{})
 		republish.limit, republish.within = "≤ "+micros(maxRepublish), alone.time <= maxRepublish
-		republishing = append(republishing, republish,
-			volumeRow("rotate, unchanged", count, compare(t, v.rotateUnchanged)[0], cost{}))
+		republishing = append(republishing, republish)
+		alone = compare(t, v.rotateUnchanged)[0]
 		costs = compare(t, v.rotateChanged, floor.rewrite)
-		rotating = append(rotating, volumeRow("rotate, one secret changed", count, costs[0], costs[1]))
+		rotating = append(rotating, volumeRow("rotate, unchanged", s, alone, cost{}),
+			volumeRow("rotate, one secret changed", s, costs[0], costs[1]))
 		finish(t, v, floor)
 	}
-	v, floor, client := n.volumeOf(10), newBareFiles(n.dir, 10), n.serve(t)
+	publishing = append(publishing, reportSocket(t, n))
+	for i, s := range shapes {
+		if s.files() == 10 {
+			publishing[i].target = maxPublishRatio
+		}
+	}
+	return slices.Concat(publishing, republishing, rotating)
+}
+
+// reportSocket measures as the kubelet does it, through the socket.
+func reportSocket(t *testing.T, n *node) row {
+	s := shape{1, 10}
+	v, floor, client := n.volumeOf(s), newBareFiles(n.dir, s.files()), n.serve(t)
 	costs := compare(t, func() error {
 		if _, err := client.NodePublishVolume(context.Background(), v.publishing); err != nil {
 			return err
@@ -48,8 +59,7 @@ func reportVolumes(t *testing.T) []row {
 		_, err := client.NodeUnpublishVolume(context.Background(), v.unpublishing)
 		return err
 	}, floor.cycle)
-	publishing = append(publishing, volumeRow("publish and unpublish, through the socket", 10, costs[0], costs[1]))
-	return append(append(publishing, republishing...), rotating...)
+	return volumeRow("the same through the socket", s, costs[0], costs[1])
 }
 
 // prepare publishes a volume and its floor.
@@ -76,9 +86,9 @@ func finish(t testing.TB, v *mountedVolume, floor *bareFiles) {
 }
 
 // volumeRow shows costs; a floor that takes no time is none.
-func volumeRow(name string, count int, ours, floor cost) row {
+func volumeRow(name string, s shape, ours, floor cost) row {
 	r := row{
-		name: fmt.Sprintf("%s, %d %s", name, count, plural(count, "file")), ours: micros(ours.time),
+		name: fmt.Sprintf("%s: %v", name, s), ours: micros(ours.time),
 		allocs: beside(ours.allocs, floor.allocs), bytes: beside(ours.bytes, floor.bytes),
 	}
 	if floor.time > 0 {
@@ -121,11 +131,13 @@ func BenchmarkRotate(b *testing.B) {
 	})
 }
 
-// each runs a benchmark for volumes of all sizes.
+// each runs a benchmark for volumes of all shapes.
 func each(b *testing.B, measure func(*testing.B, *mountedVolume, *bareFiles)) {
 	n := newNode(b)
-	for _, count := range sizes {
-		b.Run(fmt.Sprint(count), func(b *testing.B) { measure(b, n.volumeOf(count), newBareFiles(n.dir, count)) })
+	for _, s := range shapes {
+		b.Run(strings.ReplaceAll(s.String(), " ", "-"), func(b *testing.B) {
+			measure(b, n.volumeOf(s), newBareFiles(n.dir, s.files()))
+		})
 	}
 }
 
