@@ -136,10 +136,10 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		"no path":          {"", providers.Invalid, `"secretsFile" is required`},
 		"no file":          {filepath.Join(dir, "missing"), providers.Unavailable, "no such file"},
-		"malformed":        {file("malformed", "{\n\"a\": c4n4ry}"), providers.Invalid, "line 2, column 6: not valid JSON"},
+		"malformed":        {file("malformed", "{\n\"a\": c4n4ry}"), providers.Unavailable, "line 2, column 6: not valid JSON"},
 		"a directory":      {dir, providers.Invalid, "not a regular file"},
 		"a pipe":           {fifo, providers.Invalid, "not a regular file"},
-		"more than 16 MiB": {large, providers.Invalid, "larger than 16 MiB"},
+		"more than 16 MiB": {large, providers.Unavailable, "larger than 16 MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := localfile.Driver().Open(t.Context(), config(nil, map[string]string{"secretsfile": tt.path}))

@@ -96,7 +96,7 @@ func (s *store) read() snapshot {
 	next := snapshot{file: info, settled: time.Since(info.ModTime()).Abs() > settleTime}
 	next.secrets, err = parse(data, s.layout)
 	if err != nil {
-		next.err = providers.Errorf(providers.Invalid, "secrets file %q: %w", s.path, err)
+		next.err = providers.Errorf(providers.Unavailable, "secrets file %q: %w", s.path, err)
 	}
 	return next
 }
@@ -107,7 +107,7 @@ func readFile(path string, info fs.FileInfo) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, providers.Errorf(providers.Invalid, "secrets file %q is not a regular file", path)
 	}
-	tooLarge := providers.Errorf(providers.Invalid, "secrets file %q is larger than %d MiB", path, maxFile>>20)
+	tooLarge := providers.Errorf(providers.Unavailable, "secrets file %q is larger than %d MiB", path, maxFile>>20)
 	if info.Size() > maxFile {
 		return nil, tooLarge
 	}
