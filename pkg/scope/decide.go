@@ -143,6 +143,8 @@ func (s *storePolicy) open(id Identity, ref Ref, closed bool) Decision {
 		return allow("%s: no AccessPolicy names store %q, which is open by default", s.Source, s.Name)
 	case closed && s.Namespace != "" && s.Namespace == id.Namespace && ownNamespace(id, ref.Namespace):
 		return allow("%s: store %q belongs to the caller's namespace", s.Source, s.Name)
+	case closed && s.PodAuthorized && id.Namespace != "" && ownNamespace(id, ref.Namespace):
+		return allow("%s: store %q reads the caller's namespace with the pod's own token", s.Source, s.Name)
 	case len(s.rules) == 0:
 		return deny("no AccessPolicy grants store %q", s.Name, "", "")
 	default:

@@ -13,8 +13,8 @@ type Rules struct {
 	Policies []AccessRule
 	// Closed is the default for stores. When false (standalone use), a store that no AccessRule names is open to every
 	// caller that can see it, as in Dapr. When true (Kubernetes), a store with a namespace is open to that namespace
-	// (only a deny takes that away), a store without one is open to nobody, and other namespaces' secrets need a rule
-	// that names them.
+	// (only a deny takes that away), a store that authorises pods itself is open for the caller's own namespace likewise,
+	// every other one is open to nobody, and other namespaces' secrets need a rule that names them.
 	Closed bool
 }
 
@@ -23,7 +23,9 @@ type Store struct {
 	Name      string
 	Namespace string   // the manifest's metadata.namespace; empty: not bound to one
 	AppIDs    []string // the manifest's scopes; empty: every app
-	Source    string   // file:line of the manifest
+	// PodAuthorized is set for a store that reads with the calling pod's own token, so that the pod's rights there decide.
+	PodAuthorized bool
+	Source        string // file:line of the manifest
 }
 
 // StoreScope is one entry of Dapr's Configuration spec.secrets.scopes. The decision for a secret name is Dapr's

@@ -95,6 +95,7 @@ func shop(closed bool) scope.Rules {
 			{Name: "payments", Namespace: "payments", Source: "stores.yaml:10"},
 			{Name: "limited", AppIDs: []string{"web"}, Source: "stores.yaml:20"},
 			{Name: "untouched", Source: "stores.yaml:30"},
+			{Name: "kubernetes", PodAuthorized: true, Source: "built in"},
 		},
 		Policies: []scope.AccessRule{
 			{
@@ -144,6 +145,9 @@ func TestAccessPolicy(t *testing.T) {
 		{"and no others", true, auditor, scope.Ref{Store: "payments", Name: "x", Namespace: "kube-system"}, `no AccessPolicy rule of store "payments" allows "x" to this caller`, "denied"},
 		{"app ids hide a store", true, scope.Identity{Namespace: "shop", ServiceAccount: "web-eu", AppID: "batch"}, scope.Ref{Store: "limited", Name: "common"}, `stores.yaml:20: the scopes of store "limited" do not list app id "batch"`, "hidden"},
 		{"app ids show a store", true, web, scope.Ref{Store: "limited", Name: "common"}, `policy.yaml:7: allow "common"`, ""},
+		{"a store that authorises pods serves the own namespace", true, pay, scope.Ref{Store: "kubernetes", Name: "x"}, `built in: store "kubernetes" reads the caller's namespace with the pod's own token`, ""},
+		{"and no other", true, pay, scope.Ref{Store: "kubernetes", Name: "x", Namespace: "shop"}, `no AccessPolicy rule of store "kubernetes" allows "x" to this caller`, "denied"},
+		{"and no caller without a namespace", true, scope.Identity{AppID: "x"}, scope.Ref{Store: "kubernetes", Name: "x"}, `no AccessPolicy rule of store "kubernetes" allows "x" to this caller`, "denied"},
 		{"an unknown store", true, web, scope.Ref{Store: "nope", Name: "x"}, `no component defines a store "nope"`, "hidden"},
 	}
 	for _, c := range cases {
