@@ -244,6 +244,9 @@ func TestReadersSeeOneGeneration(t *testing.T) {
 					return
 				default:
 				}
+				if _, err := os.Readlink(filepath.Join(n.target("v"), "..data")); err != nil {
+					t.Error("for a moment, there was no generation:", err)
+				}
 				// A handle on the generation stays on it; only that it is being removed can be seen.
 				data, err := os.OpenRoot(filepath.Join(n.target("v"), "..data"))
 				if errors.Is(err, fs.ErrNotExist) {

@@ -276,6 +276,8 @@ func TestHostileTargets(t *testing.T) {
 	outside := t.TempDir()
 	if err := errors.Join(
 		os.Symlink(outside, filepath.Join(root, "link")),
+		os.Mkdir(filepath.Join(root, "dir"), 0o700),
+		os.Symlink("dir", filepath.Join(root, "inner")),
 		os.WriteFile(filepath.Join(root, "file"), nil, 0o600),
 		os.Mkdir(filepath.Join(outside, "dir"), 0o700),
 	); err != nil {
@@ -283,7 +285,7 @@ func TestHostileTargets(t *testing.T) {
 	}
 	for _, target := range []string{
 		"", "relative", root, root + "/", root + "/../x", root + "/a/../b", root + "//a", root + "x/a", "/etc/x",
-		root + "/link", root + "/link/dir", root + "/link/new", root + "/file", root + "/file/x", root + "/missing/x",
+		root + "/link", root + "/link/dir", root + "/link/new", root + "/inner", root + "/inner/new", root + "/file", root + "/file/x", root + "/missing/x",
 	} {
 		t.Run(strings.TrimPrefix(target, root), func(t *testing.T) {
 			if _, err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrBadTarget) {
