@@ -15,8 +15,9 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroup is the cluster's control group in one hierarchy of version 1.
 type cgroup struct {
-	Controllers string // as /proc/self/cgroup names them: "cpu,cpuacct"
-	Dir         string // as seen outside the cluster
+	Options string // to mount the hierarchy with: "cpu,cpuacct", or "none,name=systemd" for one without controllers
+	Mount   string // where it belongs: "/sys/fs/cgroup/cpu,cpuacct"
+	Dir     string // the group, as seen outside the cluster
 }
 
 // newCgroups names a group for the cluster in every hierarchy, below the group that this process is in. It makes none.
@@ -26,12 +27,18 @@ func newCgroups(name string) ([]cgroup, error) {
 		return nil, err
 	}
 	var all []cgroup
-	for line := range strings.Lines(string(data)) { // "4:memory:/user/7"
+	for line := range strings.Lines(string(data)) { // "4:memory:/user/7", "5:name=systemd:/user/7"
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(f) != 3 || f[1] == "" || strings.HasPrefix(f[1], "name=") {
-			continue
+		if len(f) != 3 || f[1] == "" {
+			continue // version 2 has no controllers there
 		}
-		all = append(all, cgroup{Controllers: f[1], Dir: filepath.Join(cgroupRoot, f[1], f[2], name)})
+		options := f[1]
+		label, named := strings.CutPrefix(f[1], "name=")
+		if named {
+			options = "none," + f[1]
+		}
+		mount := filepath.Join(cgroupRoot, label)
+		all = append(all, cgroup{Options: options, Mount: mount, Dir: filepath.Join(mount, f[2], name)})
 	}
 	if len(all) == 0 {
 		return nil, errors.New("this machine has no version 1 control groups; the cluster does not work with version 2 alone")

@@ -97,5 +97,5 @@ func (s *spec) join(specPath string) error {
 		return fmt.Errorf("unshare control groups: %w", err)
 	}
 	cmd := roleCommand(roleNode, specPath)
-	return unix.Exec(cmd.Path, cmd.Args, cmd.Env)
+	return unix.Exec(cmd.Path, cmd.Args, cmd.Environ())
 }

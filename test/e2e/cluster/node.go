@@ -57,7 +57,7 @@ func (s *spec) prepareMounts() error {
 	}
 	// The unified hierarchy is left out: runc would make its groups in the machine's root.
 	for _, c := range s.Cgroups {
-		mounts = append(mounts, mount{source: "cgroup", target: filepath.Join(cgroupRoot, c.Controllers), kind: "cgroup", data: c.Controllers})
+		mounts = append(mounts, mount{source: "cgroup", target: c.Mount, kind: "cgroup", data: c.Options})
 	}
 	for _, m := range mounts {
 		if err := m.do(); err != nil {
