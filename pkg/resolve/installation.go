@@ -125,6 +125,21 @@ func (in *installation) read(ctx context.Context, req *Request, list bool, now t
 	return in.await(ctx, f, req)
 }
 
+// cached answers from the cache with content, or reports false.
+func (in *installation) cached(req *Request, now time.Time) (reply, bool) {
+	k, err := in.keyOf(req, false)
+	if err != nil || req.Fresh {
+		return reply{}, false
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	e := in.cache.get(k)
+	if e == nil || e.answer.refusal != nil || !in.fresh(e, req, now) {
+		return reply{}, false
+	}
+	return reply{answer: e.answer, from: fromCache}, true
+}
+
 // keyOf returns the cache key of a request, or Invalid where the request can't be made to this store.
 func (in *installation) keyOf(req *Request, list bool) (key, error) {
 	k := key{Ref: req.Grant.Ref(), list: list}

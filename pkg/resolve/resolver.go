@@ -138,6 +138,23 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (Result, error) {
 	return in.result(rep, &req), nil
 }
 
+// Cached returns what Resolve would, if that is content that the cache has and that is young enough; if not, it reports
+// false, and Resolve has to be called. It never waits, so that a reader of many secrets needs a goroutine only for
+// those that are not at hand.
+func (r *Resolver) Cached(ctx context.Context, req Request) (Result, bool) {
+	in := r.installed(req.Grant.Ref().Store)
+	if in == nil || !req.Grant.Reads() {
+		return Result{}, false
+	}
+	begun := time.Now()
+	rep, ok := in.cached(&req, begun)
+	if !ok {
+		return Result{}, false
+	}
+	r.record(ctx, "secret read", in, &req, rep, nil, begun)
+	return in.result(rep, &req), true
+}
+
 // List returns the names of the secrets in the store, sorted. The slice is shared: it must not be changed. It is cached,
 // refreshed and served stale as Resolve does, and has the same errors; Invalid says that the store has no listing.
 // The names are for deciding on each of them, not for the caller: see scope.Policy.AuthorizeList.

@@ -35,6 +35,7 @@ type store struct {
 	secrets map[string]fields // name → fields; missing: NotFound
 	errs    map[string]error  // name → what reading it fails with
 	stale   bool
+	atHand  bool // Cached has what Resolve has
 	reads   []resolve.Request
 	result  resolve.Result // what else answers hold
 
@@ -64,6 +65,14 @@ func (s *store) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.reads)
+}
+
+func (s *store) Cached(ctx context.Context, req resolve.Request) (resolve.Result, bool) {
+	if !s.atHand {
+		return resolve.Result{}, false
+	}
+	r, err := s.Resolve(ctx, req)
+	return r, err == nil
 }
 
 func (s *store) Resolve(ctx context.Context, req resolve.Request) (resolve.Result, error) {

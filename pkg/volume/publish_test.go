@@ -320,13 +320,28 @@ func TestNodeLimit(t *testing.T) {
 	n.mustPublish(t, n.request("x", "b,c"))
 }
 
+// TestCachedSecrets publishes secrets that are at hand, and one that is not because it does not exist.
+func TestCachedSecrets(t *testing.T) {
+	n := newNode(t)
+	n.store.atHand = true
+	n.store.set("a", fields{"a": "1"})
+	n.store.set("b", fields{"b": "2"})
+	n.mustPublish(t, n.request("v", "[{name: a}, {name: none, optional: true}, {name: b}]"))
+	if diff := cmp.Diff(map[string]string{"a": "1", "b": "2"}, n.files(t, "v")); diff != "" {
+		t.Error(diff)
+	}
+	if err := n.Publish(t.Context(), n.request("w", "a,none,b")); providers.KindOf(err) != providers.NotFound {
+		t.Errorf("got %v, want NotFound", err)
+	}
+}
+
 // TestFailedWriteLeavesNothing puts something in the way of the swap.
 func TestFailedWriteLeavesNothing(t *testing.T) {
 	n := newNode(t, func(o *volume.Options) { o.MaxNodeBytes = int64(os.Getpagesize()) })
 	n.store.set("a", fields{"a": "1"})
 	n.at = func(step string) {
 		if step == "files written" {
-			if err := os.Mkdir(filepath.Join(n.mounter.base, "detached1", "..data_tmp"), 0o700); err != nil {
+			if err := os.Mkdir(filepath.Join(n.mounter.base, "detached1", "..data"), 0o700); err != nil {
 				t.Error(err)
 			}
 		}

@@ -54,10 +54,13 @@ func (s *Set) read(ctx context.Context, rd reading) (content, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrentReads)
 	for i, grant := range grants {
+		req := resolve.Request{Grant: grant, Tokens: rd.tokens, MaxAge: rd.maxAge, Origin: rd.origin}
+		if result, ok := s.opts.Resolver.Cached(ctx, req); ok {
+			results[i] = &result
+			continue
+		}
 		group.Go(func() error {
-			result, err := s.opts.Resolver.Resolve(ctx, resolve.Request{
-				Grant: grant, Tokens: rd.tokens, MaxAge: rd.maxAge, Origin: rd.origin,
-			})
+			result, err := s.opts.Resolver.Resolve(ctx, req)
 			switch {
 			case err == nil:
 				results[i] = &result

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keywell/keywell/pkg/scope"
 )
 
@@ -67,7 +69,10 @@ func (r record) asksFor(other record) bool {
 }
 
 // records is the directory of records. Operations on one volume ID take turns.
-type records struct{ dir *os.Root }
+type records struct {
+	dir    *os.Root
+	handle *os.File // the same directory, for save
+}
 
 // The names of record files end with recordSuffix; one that is being written, or that could not be read, has a further
 // suffix.
@@ -86,7 +91,11 @@ func openRecords(stateDir string) (records, error) {
 	if err != nil {
 		return records{}, fmt.Errorf("open records: %w", err)
 	}
-	return records{dir: root}, nil
+	handle, err := root.Open(".")
+	if err != nil {
+		return records{}, fmt.Errorf("open records: %w", err)
+	}
+	return records{dir: root, handle: handle}, nil
 }
 
 // fileName hides what a volume ID may do to a path.
@@ -98,13 +107,13 @@ func fileName(id string) string {
 // save replaces the record of r.ID by one rename. It does not sync: a record describes a mount, which does not outlive
 // the kernel either.
 func (rs records) save(r record) error {
-	name := fileName(r.ID)
+	name, dir := fileName(r.ID), int(rs.handle.Fd())
 	data, err := json.Marshal(r)
 	if err == nil {
-		err = rs.dir.WriteFile(name+newSuffix, data, 0o600)
+		err = createFile(dir, name+newSuffix, unix.O_TRUNC, 0o600, owner{-1, -1}, data)
 	}
 	if err == nil {
-		err = rs.dir.Rename(name+newSuffix, name)
+		err = unix.Renameat(dir, name+newSuffix, dir, name)
 	}
 	if err != nil {
 		return fmt.Errorf("save record of volume %q: %w", r.ID, err)

@@ -25,6 +25,8 @@ type Authorizer interface {
 // Resolver reads what a grant allows; *resolve.Resolver is one.
 type Resolver interface {
 	Resolve(context.Context, resolve.Request) (resolve.Result, error)
+	// Cached returns what Resolve would, if that is at hand.
+	Cached(context.Context, resolve.Request) (resolve.Result, bool)
 }
 
 // Denial is a read that the policy refused.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -43,9 +45,6 @@ type fileState struct {
 	mode   fs.FileMode
 	owner  owner
 }
-
-// owner is a user and a group; -1 leaves the agent's.
-type owner struct{ uid, gid int }
 
 func statesOf(files []File, o owner) map[string]fileState {
 	states := make(map[string]fileState, len(files))
@@ -95,11 +94,7 @@ func (t *tree) swap(root *os.Root, files []File, o owner, step func(string)) err
 		return err
 	}
 	step("files written")
-	if err := root.Symlink(next, dataLinkTo); err != nil {
-		return err
-	}
-	step("link made")
-	if err := root.Rename(dataLinkTo, dataLink); err != nil {
+	if err := t.point(root, next, step); err != nil {
 		return err
 	}
 	old := t.data
@@ -119,25 +114,40 @@ func (t *tree) swap(root *os.Root, files []File, o owner, step func(string)) err
 	return nil
 }
 
+// point makes ..data lead to a generation.
+func (t *tree) point(root *os.Root, next string, step func(string)) error {
+	if t.data == "" { // there is no link to replace
+		return root.Symlink(next, dataLink)
+	}
+	if err := root.Symlink(next, dataLinkTo); err != nil {
+		return err
+	}
+	step("link made")
+	return root.Rename(dataLinkTo, dataLink)
+}
+
 func makeDir(root *os.Root, name string) error {
 	if err := root.Mkdir(name, dirMode); err != nil {
 		return err
 	}
-	return root.Chmod(name, dirMode) // whatever the umask
+	if dirMode&umask == 0 {
+		return nil
+	}
+	return root.Chmod(name, dirMode)
 }
 
 func writeFiles(root *os.Root, dir string, files []File, o owner) error {
-	sub, err := root.OpenRoot(dir)
+	handle, err := root.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer sub.Close()
-	made := map[string]bool{".": true}
+	defer handle.Close()
+	made := map[string]bool{dir: true}
 	for _, f := range files {
-		if err := makeDirs(sub, path.Dir(f.Path), made); err != nil {
+		if err := makeDirs(root, path.Join(dir, path.Dir(f.Path)), made); err != nil {
 			return err
 		}
-		if err := writeFile(sub, f, o); err != nil {
+		if err := createFile(int(handle.Fd()), f.Path, unix.O_EXCL, f.Mode, o, f.Data.Reveal()); err != nil {
 			return err
 		}
 	}
@@ -153,22 +163,6 @@ func makeDirs(root *os.Root, dir string, made map[string]bool) error {
 	}
 	made[dir] = true
 	return makeDir(root, dir)
-}
-
-// writeFile does not sync: a tmpfs has nothing to sync to.
-func writeFile(root *os.Root, f File, o owner) error {
-	w, err := root.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(f.Data.Reveal())
-	if err == nil && o != (owner{-1, -1}) {
-		err = w.Chown(o.uid, o.gid)
-	}
-	if err == nil {
-		err = w.Chmod(f.Mode)
-	}
-	return errors.Join(err, w.Close())
 }
 
 // link makes names the visible links: new ones first, so that a file that moves is never missing.

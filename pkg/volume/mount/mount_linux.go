@@ -188,32 +188,38 @@ func (m *Mounter) Open(target string) (*os.Root, Info, error) {
 // kept: the mount had hidden it, so it is not ours. Nothing to remove is no error. Files that somebody has open stay
 // readable for them, and in memory, until they are closed.
 func (m *Mounter) Unmount(target string) error {
-	var err error
-	for err == nil {
-		err = m.unmountTop(target)
-	}
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if !errors.Is(err, ErrNotMounted) {
-		return fmt.Errorf("unmount %q: %w", target, err)
-	}
 	parent, name, err := m.openParent(target)
-	if err != nil {
-		return fmt.Errorf("unmount %q: %w", target, err)
+	if err == nil {
+		defer unix.Close(parent)
+		err = unmountAll(parent, name)
 	}
-	defer unix.Close(parent)
-	err = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTEMPTY) {
-		return fmt.Errorf("unmount %q: remove target: %w", target, err)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %q: %w", target, err)
 	}
 	return nil
 }
 
+// unmountAll removes the mounts on name, one after another, and the directory. That the directory is busy says that
+// there is one more.
+func unmountAll(parent int, name string) error {
+	for {
+		unmounted := unmountTop(parent, name)
+		if unmounted != nil && !errors.Is(unmounted, ErrNotMounted) {
+			return unmounted
+		}
+		switch err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR); {
+		case err == nil, errors.Is(err, unix.ENOTEMPTY):
+			return nil
+		case !errors.Is(err, unix.EBUSY) || unmounted != nil:
+			return fmt.Errorf("remove target: %w", err)
+		}
+	}
+}
+
 // unmountTop removes the topmost mount, or returns ErrNotMounted. It detaches: the handle that it goes through, so that
 // nobody can put another mount in the way, makes the mount busy by itself.
-func (m *Mounter) unmountTop(target string) error {
-	fd, err := m.openTarget(target)
+func unmountTop(parent int, name string) error {
+	fd, err := openBeneath(parent, name)
 	if err != nil {
 		return err
 	}
