@@ -105,7 +105,8 @@ type node struct {
 	server   *csi.Server
 }
 
-func newNode(t testing.TB) *node {
+// newNode returns a node whose audit records, if they are wanted, go to a file.
+func newNode(t testing.TB, audited bool) *node {
 	t.Helper()
 	n := &node{dir: scratch(t), store: &memory{changes: map[string]int{}}}
 	must := func(err error) {
@@ -117,12 +118,16 @@ func newNode(t testing.TB) *node {
 	for _, dir := range []string{"volumes", "state"} {
 		must(os.Mkdir(filepath.Join(n.dir, dir), 0o755))
 	}
-	audit, err := os.Create(filepath.Join(n.dir, "audit.log"))
-	must(err)
-	t.Cleanup(func() { _ = audit.Close() })
+	var audit *slog.Logger
+	if audited {
+		file, err := os.Create(filepath.Join(n.dir, "audit.log"))
+		must(err)
+		t.Cleanup(func() { _ = file.Close() })
+		audit = slog.New(slog.NewJSONHandler(file, nil))
+	}
 	registry := prometheus.NewRegistry()
 
-	n.resolver = resolve.New(resolve.Options{Audit: slog.New(slog.NewJSONHandler(audit, nil)), Registerer: registry})
+	n.resolver = resolve.New(resolve.Options{Audit: audit, Registerer: registry})
 	t.Cleanup(n.resolver.Close)
 	n.resolver.Install(resolve.Store{Name: memoryStore, Provider: n.store, Settings: resolve.Settings{RequestsPerSecond: 1e9, Burst: 1e9}})
 	policy, err := scope.NewPolicy(scope.Rules{Stores: []scope.Store{{Name: memoryStore}}})

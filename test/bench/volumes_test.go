@@ -21,7 +21,7 @@ var shapes = []shape{{1, 1}, {1, 10}, {10, 1}, {10, 10}}
 
 // reportVolumes compares what a volume takes to what the same files take without an agent.
 func reportVolumes(t *testing.T) []row {
-	n := newNode(t)
+	n := newNode(t, false)
 	var publishing, republishing, rotating []row
 	for _, s := range shapes {
 		v, floor := n.volumeOf(s), newBareFiles(n.dir, s.files())
@@ -39,26 +39,33 @@ func reportVolumes(t *testing.T) []row {
 			volumeRow("rotate, one secret changed", s, costs[0], costs[1]))
 		finish(t, v, floor)
 	}
-	publishing = append(publishing, reportSocket(t, n))
 	for i, s := range shapes {
 		if s.files() == 10 {
 			publishing[i].target = maxPublishRatio
 		}
 	}
+	publishing = append(publishing, reportAudited(t), reportSocket(t, n))
 	return slices.Concat(publishing, republishing, rotating)
+}
+
+// reportAudited measures with audit records.
+func reportAudited(t *testing.T) row {
+	n, s := newNode(t, true), shape{10, 1}
+	costs := compare(t, n.volumeOf(s).cycle, newBareFiles(n.dir, s.files()).cycle)
+	return volumeRow("the same with audit to a file", s, costs[0], costs[1])
 }
 
 // reportSocket measures as the kubelet does it, through the socket.
 func reportSocket(t *testing.T, n *node) row {
 	s := shape{1, 10}
-	v, floor, client := n.volumeOf(s), newBareFiles(n.dir, s.files()), n.serve(t)
+	v, client := n.volumeOf(s), n.serve(t)
 	costs := compare(t, func() error {
 		if _, err := client.NodePublishVolume(context.Background(), v.publishing); err != nil {
 			return err
 		}
 		_, err := client.NodeUnpublishVolume(context.Background(), v.unpublishing)
 		return err
-	}, floor.cycle)
+	}, newBareFiles(n.dir, s.files()).cycle)
 	return volumeRow("the same through the socket", s, costs[0], costs[1])
 }
 
@@ -133,7 +140,7 @@ func BenchmarkRotate(b *testing.B) {
 
 // each runs a benchmark for volumes of all shapes.
 func each(b *testing.B, measure func(*testing.B, *mountedVolume, *bareFiles)) {
-	n := newNode(b)
+	n := newNode(b, false)
 	for _, s := range shapes {
 		b.Run(strings.ReplaceAll(s.String(), " ", "-"), func(b *testing.B) {
 			measure(b, n.volumeOf(s), newBareFiles(n.dir, s.files()))
