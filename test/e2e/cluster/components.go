@@ -181,6 +181,7 @@ func (l layout) components() []component {
 			"--client-ca-file="+l.pki("ca.crt"),
 			"--tls-cert-file="+l.pki("apiserver.crt"),
 			"--tls-private-key-file="+l.pki("apiserver.key"),
+			"--kubelet-preferred-address-types=InternalIP", // there is no DNS to resolve the node's name
 			"--kubelet-client-certificate="+l.pki("admin.crt"),
 			"--kubelet-client-key="+l.pki("admin.key"),
 			"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
