@@ -44,7 +44,13 @@ type Query struct {
 	Namespace string            // store-side namespace; empty: the store's default
 	Metadata  map[string]string // request metadata that selects no other bytes (paging hints, …): key → value
 	Tokens    TokenSource       // the calling pod's own tokens; nil when the agent reads on its own behalf
+	Caller    Caller            // the calling pod, for a Driver with PerIdentity; zero elsewhere
 }
+
+// Caller is the pod on whose behalf a store that authorises pods itself is asked. It is attested; what the store grants
+// depends on Tokens alone. An answer is shared by all pods of the service account, so it may depend on that, not on the
+// pod, which is one of them.
+type Caller struct{ Namespace, ServiceAccount, Pod, PodUID string }
 
 // TokenSource gives the calling pod's service-account tokens, for stores that authorise pods themselves.
 type TokenSource interface {
@@ -79,6 +85,9 @@ type Driver struct {
 	// MissingIsEmpty is set for stores for which Dapr's API answers a secret that is missing or withheld with an empty
 	// string rather than an error (local.env). Only the API does so: for a volume it is missing.
 	MissingIsEmpty bool
+	// PerIdentity is set for a store that authorises pods itself, by the tokens in Query.Tokens: answers are kept per
+	// service account, and a read that is on behalf of no pod is refused.
+	PerIdentity bool
 	// Selectors tells which selectors of a Query the store has. The API drops the others from a request, because Dapr's
 	// stores ignore them; a volume that asks for one is refused by Fetch.
 	Selectors Selectors

@@ -42,7 +42,9 @@ func (in *installation) launch(ctx context.Context, k key, req *Request, before 
 	in.flights[k] = f
 	q := providers.Query{Name: k.Name, Version: k.Version, Stage: k.Stage, Namespace: k.Namespace, Metadata: req.Metadata}
 	if in.PerIdentity { // elsewhere the answer is shared with other callers, so it must not depend on this one
+		id := req.Grant.Identity()
 		q.Tokens = req.Tokens
+		q.Caller = providers.Caller{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, Pod: id.Pod, PodUID: id.PodUID}
 	}
 	ctx = context.WithoutCancel(ctx) // the flight goes on for the others when the first reader gives up
 	in.flying.Go(func() { in.fly(ctx, f, q) })
@@ -144,8 +146,9 @@ func (in *installation) invoke(ctx context.Context, list bool, q providers.Query
 	return resp
 }
 
-// land keeps what the flight brought, announces a change and wakes the readers, in this order. Refusals replace what was cached: a secret that was deleted
-// or withdrawn is never served as stale. Invalid only removes it. Any other failure leaves it as the last good answer.
+// land keeps what the flight brought, announces a change and wakes the readers, in this order. Refusals replace what was
+// cached: a secret that was deleted or withdrawn is never served as stale. Invalid only removes it. Any other failure
+// leaves it as the last good answer.
 func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	var changed, warn bool
 	in.mu.Lock()

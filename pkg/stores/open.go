@@ -45,6 +45,7 @@ func (s *Set) open(ctx context.Context, st *store) (opened bool, refresh time.Du
 	if p != nil {
 		return false, 0, p
 	}
+	settings.PerIdentity = driver.PerIdentity
 	if now := st.inService; now != nil && now.driver == driver.Type && maps.EqualFunc(now.properties, properties, secret.Value.Equal) {
 		return false, refresh, nil
 	}
