@@ -5,5 +5,8 @@ go 1.26.4
 
 require (
 	github.com/google/go-cmp v0.7.0
+	github.com/keywell/keywell/build v0.0.0
 	golang.org/x/sys v0.49.0
 )
+
+replace github.com/keywell/keywell/build => ../../build

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/keywell/keywell/test/e2e/oci"
+	"github.com/keywell/keywell/build/oci"
 )
 
 // BusyboxImage is in every cluster. Its commands are in /bin. Pods must say imagePullPolicy: Never, as there is no registry.

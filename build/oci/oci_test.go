@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/keywell/keywell/test/e2e/oci"
+	"github.com/keywell/keywell/build/oci"
 )
 
 func archive(t *testing.T, image oci.Image) map[string][]byte {
@@ -50,6 +50,9 @@ func TestArchive(t *testing.T) {
 		Files:      []oci.File{{Path: "opt/bin/hello", Mode: 0o755, Data: []byte("ELF")}, {Path: "bin", Link: "opt/bin"}},
 		Entrypoint: []string{"/bin/hello"},
 		User:       "65532",
+		Labels:     map[string]string{"org.opencontainers.image.title": "hello"},
+
+		Architecture: "arm64",
 	})
 	blob := func(digest string) []byte {
 		data, ok := files["blobs/sha256/"+strings.TrimPrefix(digest, "sha256:")]
@@ -62,6 +65,7 @@ func TestArchive(t *testing.T) {
 		Digest      string
 		Size        int
 		Annotations map[string]string
+		Platform    struct{ Architecture, OS string }
 	}
 	var index struct{ Manifests []ref }
 	var manifest struct {
@@ -69,9 +73,11 @@ func TestArchive(t *testing.T) {
 		Layers []ref
 	}
 	var config struct {
-		Config struct {
+		Architecture, OS string
+		Config           struct {
 			Entrypoint []string
 			User       string
+			Labels     map[string]string
 		}
 		RootFS struct {
 			DiffIDs []string `json:"diff_ids"`
@@ -87,8 +93,12 @@ func TestArchive(t *testing.T) {
 	decode(blob(manifest.Config.Digest), &config)
 	layer := blob(manifest.Layers[0].Digest)
 
-	if got := index.Manifests[0].Annotations["io.containerd.image.name"]; got != "keywell.test/hello:1" {
-		t.Errorf("the archive's image is named %q", got)
+	names := map[string]string{"io.containerd.image.name": "keywell.test/hello:1", "org.opencontainers.image.ref.name": "1"}
+	if diff := cmp.Diff(names, index.Manifests[0].Annotations); diff != "" {
+		t.Errorf("the image's names (-want +got):\n%s", diff)
+	}
+	if p := index.Manifests[0].Platform; p.Architecture != "arm64" || p.OS != "linux" || config.Architecture != p.Architecture || config.OS != p.OS {
+		t.Errorf("the index says %+v, the config %s/%s", p, config.OS, config.Architecture)
 	}
 	if len(layer) != manifest.Layers[0].Size {
 		t.Errorf("the manifest gives the layer %d bytes; it has %d", manifest.Layers[0].Size, len(layer))
@@ -97,7 +107,8 @@ func TestArchive(t *testing.T) {
 	if diff := cmp.Diff([]string{manifest.Layers[0].Digest}, config.RootFS.DiffIDs); diff != "" {
 		t.Errorf("diff IDs (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"/bin/hello"}, config.Config.Entrypoint); diff != "" || config.Config.User != "65532" {
+	if diff := cmp.Diff([]string{"/bin/hello"}, config.Config.Entrypoint); diff != "" ||
+		config.Config.User != "65532" || config.Config.Labels["org.opencontainers.image.title"] != "hello" {
 		t.Errorf("config %+v", config.Config)
 	}
 	want := map[string][]byte{"opt/": {}, "opt/bin/": {}, "opt/bin/hello": []byte("ELF"), "bin": []byte("opt/bin")}
@@ -118,6 +129,7 @@ func TestArchiveIsReproducible(t *testing.T) {
 func TestArchiveRefuses(t *testing.T) {
 	for name, image := range map[string]oci.Image{
 		"no name":       {},
+		"no tag":        {Name: "registry.test:5000/n"},
 		"absolute path": {Name: "n:1", Files: []oci.File{{Path: "/etc/passwd"}}},
 		"parent path":   {Name: "n:1", Files: []oci.File{{Path: "../etc"}}},
 		"unclean path":  {Name: "n:1", Files: []oci.File{{Path: "a//b"}}},

@@ -2,15 +2,15 @@
 // no registry. The same Image always gives the same bytes: every time in it is the epoch, and files are sorted by path.
 //
 // The layout, the media types and the digests are those of the OCI image specification 1.1; the image's name travels in
-// the annotation io.containerd.image.name.
+// the annotation io.containerd.image.name, and its tag in org.opencontainers.image.ref.name.
 package oci
 
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -22,11 +22,13 @@ import (
 
 // Image is what an archive holds.
 type Image struct {
-	Name       string   // with its tag, as pods ask for it: "keywell.test/busybox:1"
-	Files      []File   // parents are added where they are missing, with mode 0755
-	Entrypoint []string // command and first arguments
-	Env        []string // "KEY=value"
-	User       string   // "UID", "UID:GID" or ""; "" is root
+	Name         string            // with its tag, as pods ask for it: "keywell.test/busybox:1"
+	Architecture string            // as Go names it; "" is the caller's
+	Files        []File            // parents are added where they are missing, with mode 0755
+	Entrypoint   []string          // command and first arguments
+	Env          []string          // "KEY=value"
+	User         string            // "UID", "UID:GID" or ""; "" is root
+	Labels       map[string]string // may be nil
 }
 
 // File is a file, a directory or a symbolic link, owned by root.
@@ -42,19 +44,25 @@ type descriptor struct {
 	Digest      string            `json:"digest"`
 	Size        int               `json:"size"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	Platform    *platform         `json:"platform,omitempty"`
+}
+
+type platform struct {
+	Architecture string `json:"architecture"`
+	OS           string `json:"os"`
 }
 
 type config struct {
-	Architecture string        `json:"architecture"`
-	OS           string        `json:"os"`
-	Config       containerSpec `json:"config"`
-	RootFS       rootFS        `json:"rootfs"`
+	platform
+	Config containerSpec `json:"config"`
+	RootFS rootFS        `json:"rootfs"`
 }
 
 type containerSpec struct {
-	Entrypoint []string `json:"Entrypoint,omitempty"`
-	Env        []string `json:"Env,omitempty"`
-	User       string   `json:"User,omitempty"`
+	Entrypoint []string          `json:"Entrypoint,omitempty"`
+	Env        []string          `json:"Env,omitempty"`
+	User       string            `json:"User,omitempty"`
+	Labels     map[string]string `json:"Labels,omitempty"`
 }
 
 type rootFS struct {
@@ -82,21 +90,22 @@ const (
 	typeLayer    = "application/vnd.oci.image.layer.v1.tar"
 )
 
-// WriteArchive writes the image as a tar to w. The image is for the architecture that the caller runs on.
+// WriteArchive writes the image as a tar to w.
 func WriteArchive(w io.Writer, image Image) error {
-	if image.Name == "" {
-		return errors.New("an image needs a name")
+	tag := tagOf(image.Name)
+	if tag == "" {
+		return fmt.Errorf("image name %q has no tag", image.Name)
 	}
 	layer, err := layerOf(image.Files)
 	if err != nil {
 		return fmt.Errorf("layer of %s: %w", image.Name, err)
 	}
-	// encoding/json cannot fail on these types, which hold nothing but strings and numbers.
+	on := platform{Architecture: cmp.Or(image.Architecture, runtime.GOARCH), OS: "linux"}
+	// encoding/json cannot fail on these types, which hold nothing but strings and numbers; it sorts a map's keys.
 	configJSON, _ := json.Marshal(config{
-		Architecture: runtime.GOARCH,
-		OS:           "linux",
-		Config:       containerSpec{Entrypoint: image.Entrypoint, Env: image.Env, User: image.User},
-		RootFS:       rootFS{Type: "layers", DiffIDs: []string{digest(layer)}},
+		platform: on,
+		Config:   containerSpec{Entrypoint: image.Entrypoint, Env: image.Env, User: image.User, Labels: image.Labels},
+		RootFS:   rootFS{Type: "layers", DiffIDs: []string{digest(layer)}},
 	})
 	manifestJSON, _ := json.Marshal(manifest{
 		SchemaVersion: 2,
@@ -105,7 +114,11 @@ func WriteArchive(w io.Writer, image Image) error {
 		Layers:        []descriptor{describe(typeLayer, layer)},
 	})
 	named := describe(typeManifest, manifestJSON)
-	named.Annotations = map[string]string{"io.containerd.image.name": image.Name}
+	named.Platform = &on
+	named.Annotations = map[string]string{
+		"io.containerd.image.name":          image.Name,
+		"org.opencontainers.image.ref.name": tag,
+	}
 	indexJSON, _ := json.Marshal(index{SchemaVersion: 2, MediaType: typeIndex, Manifests: []descriptor{named}})
 
 	return writeTar(w, []File{
@@ -115,6 +128,12 @@ func WriteArchive(w io.Writer, image Image) error {
 		{Path: blobPath(configJSON), Mode: 0o644, Data: configJSON},
 		{Path: blobPath(layer), Mode: 0o644, Data: layer},
 	})
+}
+
+// tagOf is what follows the colon in an image's name, or "". A colon before a slash is a registry's port.
+func tagOf(name string) string {
+	_, tag, _ := strings.Cut(name[strings.LastIndex(name, "/")+1:], ":")
+	return tag
 }
 
 func layerOf(files []File) ([]byte, error) {
