@@ -33,6 +33,7 @@ func (s *Set) Publish(ctx context.Context, req Request) error {
 
 // inPlace tells whether the volume is published and as it should be. It takes no turn, so that the kubelet does not
 // wait for a rotation; if one replaces the files meanwhile, the answer is no, and is asked for again with the turn.
+// A volume that had no tokens, after Recover, may have waited for them: it is rotated at once.
 func (s *Set) inPlace(want record, tokens providers.TokenSource) bool {
 	s.mu.Lock()
 	v, ok := s.volumes[want.ID]
@@ -40,6 +41,7 @@ func (s *Set) inPlace(want record, tokens providers.TokenSource) bool {
 		s.mu.Unlock()
 		return false
 	}
+	waited := v.tokens == nil && tokens != nil
 	v.tokens = tokens
 	device, data := v.record.Device, v.data
 	s.mu.Unlock()
@@ -50,7 +52,13 @@ func (s *Set) inPlace(want record, tokens providers.TokenSource) bool {
 	}
 	defer root.Close()
 	link, err := root.Readlink(dataLink)
-	return err == nil && info.Device == device && link == data
+	if err != nil || info.Device != device || link != data {
+		return false
+	}
+	if waited {
+		s.opts.Published(want.ID, time.Now())
+	}
+	return true
 }
 
 func (s *Set) publish(ctx context.Context, want record, tokens providers.TokenSource) error {
@@ -92,11 +100,12 @@ func (s *Set) publish(ctx context.Context, want record, tokens providers.TokenSo
 	return nil
 }
 
-// claim reserves a target path for a volume ID, so that two volumes can't be written over each other.
+// claim reserves a target path for a volume ID, so that two volumes can't be written over each other. What the ID has
+// claimed already is its own: the caller has the volume's turn.
 func (s *Set) claim(target, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if other, ok := s.targets[target]; ok {
+	if other, ok := s.targets[target]; ok && other != id {
 		return fmt.Errorf("%w: target path %q belongs to volume %q", ErrConflict, target, other)
 	}
 	s.targets[target] = id
@@ -115,6 +124,9 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	if err := s.free(r.Target); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	v.spec, v.missed = spec, false // from here on, IDs and Using note what is missed
+	s.mu.Unlock()
 	content, err := s.read(ctx, reading{spec: spec, record: r, tokens: tokens, origin: originVolume, maxAge: spec.RefreshInterval})
 	if err != nil {
 		return err
@@ -128,7 +140,6 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	if err != nil {
 		return errors.Join(err, s.records.remove(r.ID))
 	}
-	s.opts.Checkpoint("mounted")
 	r.State, r.Device = published, info.Device
 	if err := s.records.save(r); err != nil {
 		s.unreserve(size)
@@ -136,13 +147,16 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	}
 	s.opts.Checkpoint("published recorded")
 
-	due := content.due(time.Now())
 	s.mu.Lock()
-	v.published, v.record, v.spec, v.tokens = true, r, spec, tokens
-	v.data, v.size, v.interval, v.condition = v.tree.data, size, content.interval, content.condition()
+	v.published, v.record, v.tokens = true, r, tokens
+	v.data, v.size, v.maxAge = v.tree.data, size, content.maxAge
+	if v.missed {
+		content.due = time.Now()
+	}
 	s.mu.Unlock()
-	s.opts.Published(r.ID, due)
-	s.opts.Logger.Info("volume published", append(r.attrs(), slog.Int("files", len(content.files)), slog.Time("due", due))...)
+	s.opts.Published(r.ID, content.due)
+	s.opts.Logger.Info("volume published", append(r.attrs(), slog.Int("files", len(content.files)), slog.Time("due", content.due))...)
+	s.setCondition(v, content.condition())
 	return nil
 }
 
@@ -182,7 +196,7 @@ func (s *Set) Unpublish(ctx context.Context, id, target string) error {
 			return err
 		}
 		defer s.release(target)
-		return errors.Join(s.opts.Mounter.Unmount(target), s.records.remove(id))
+		return s.discard(id, target)
 	}
 	r := v.record
 	if target != r.Target {
@@ -199,6 +213,15 @@ func (s *Set) Unpublish(ctx context.Context, id, target string) error {
 	s.opts.Unpublished(id)
 	s.opts.Logger.Info("volume unpublished", r.attrs()...)
 	return nil
+}
+
+// discard removes what there may be of a volume that is not published. The record stays until the mount is gone, so that
+// it is tried again.
+func (s *Set) discard(id, target string) error {
+	if err := s.opts.Mounter.Unmount(target); err != nil {
+		return err
+	}
+	return s.records.remove(id)
 }
 
 // dismantle removes the mount and then the record of a volume. Recover goes on with it if the process ends in between.

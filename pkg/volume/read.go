@@ -23,8 +23,10 @@ const (
 	concurrentReads = 8
 	// defaultInterval is for stores that do not say how often to read again.
 	defaultInterval = time.Minute
-	// minInterval keeps a secret that has expired from being read without pause.
+	// minInterval is for a volume that can't be rotated.
 	minInterval = time.Second
+	// minRenewal keeps a secret that has expired, or soon does, from being read without pause.
+	minRenewal = 10 * time.Second
 )
 
 // reading is what it takes to read a volume's secrets.
@@ -38,10 +40,10 @@ type reading struct {
 
 // content is what a volume should hold, as of now.
 type content struct {
-	files    []File
-	interval time.Duration // until it should be read again
-	notAfter time.Time     // when the first secret expires; zero: never
-	stale    string        // says which secret its store could not confirm; empty: none
+	files  []File
+	due    time.Time     // when it should be read again
+	maxAge time.Duration // of the answers that will do then
+	stale  string        // says which secret its store could not confirm; empty: none
 }
 
 // read authorises every item, and only then reads the secrets and lays them out.
@@ -102,7 +104,8 @@ func alsoDenied(denied, err error) error {
 
 // content projects results, nil for optional secrets that do not exist.
 func (s Spec) content(results []*resolve.Result) (content, error) {
-	c := content{interval: s.RefreshInterval}
+	c := content{}
+	c.schedule(s.interval(results), results)
 	payloads := make([]*providers.Payload, len(results))
 	for i, r := range results {
 		if r == nil {
@@ -112,42 +115,61 @@ func (s Spec) content(results []*resolve.Result) (content, error) {
 		if r.Stale {
 			c.stale = fmt.Sprintf("%s was last confirmed at %s", s.Items[i], r.FetchedAt.UTC().Format(time.RFC3339))
 		}
-		if s.RefreshInterval == 0 && r.RefreshInterval > 0 && (c.interval == 0 || r.RefreshInterval < c.interval) {
-			c.interval = r.RefreshInterval
-		}
-		for _, end := range ends(r) {
-			if c.notAfter.IsZero() || end.Before(c.notAfter) {
-				c.notAfter = end
-			}
-		}
-	}
-	if c.interval == 0 {
-		c.interval = defaultInterval
 	}
 	var err error
 	c.files, err = s.Project(payloads)
 	return c, err
 }
 
-// ends are the times at which a secret ceases to be valid.
-func ends(r *resolve.Result) (all []time.Time) {
-	if !r.NotAfter.IsZero() {
-		all = append(all, r.NotAfter)
+// interval is how often to read: as the volume says, or as the most impatient store does.
+func (s Spec) interval(results []*resolve.Result) time.Duration {
+	interval := s.RefreshInterval
+	for _, r := range results {
+		if r != nil && s.RefreshInterval == 0 && r.RefreshInterval > 0 && (interval == 0 || r.RefreshInterval < interval) {
+			interval = r.RefreshInterval
+		}
 	}
-	if r.Lease != nil {
-		all = append(all, r.FetchedAt.Add(r.Lease.Duration))
+	if interval == 0 {
+		return defaultInterval
 	}
-	return all
+	return interval
 }
 
-// due is when to read again: after the interval, or earlier when two thirds of the time that the first secret is still
-// valid have passed.
-func (c content) due(now time.Time) time.Time {
-	wait := c.interval
-	if !c.notAfter.IsZero() {
-		wait = min(wait, c.notAfter.Sub(now)*2/3)
+// schedule says when to read again: after the interval, or earlier, when two thirds of a secret's life have passed.
+// The reader has to insist on an answer that is younger than the one at hand, or it gets the same until that expires.
+func (c *content) schedule(interval time.Duration, results []*resolve.Result) {
+	now := time.Now()
+	age := interval
+	c.due = now.Add(interval)
+	for _, r := range results {
+		life, ends := lifetime(r)
+		if !ends {
+			continue
+		}
+		renewal := max(life*2/3, minRenewal)
+		age = min(age, renewal)
+		if wait := max(r.FetchedAt.Add(renewal).Sub(now), minRenewal); now.Add(wait).Before(c.due) {
+			c.due = now.Add(wait)
+		}
 	}
-	return now.Add(max(wait, minInterval))
+	c.maxAge = youngerThan(age)
+}
+
+// youngerThan leaves room for the scheduler, which may be early by up to a tenth.
+func youngerThan(age time.Duration) time.Duration { return age * 9 / 10 }
+
+// lifetime is how long a secret is valid from when it was read, and false if it does not cease to be.
+func lifetime(r *resolve.Result) (life time.Duration, ends bool) {
+	if r == nil {
+		return 0, false
+	}
+	if !r.NotAfter.IsZero() {
+		life, ends = r.NotAfter.Sub(r.FetchedAt), true
+	}
+	if r.Lease != nil && (!ends || r.Lease.Duration < life) {
+		life, ends = r.Lease.Duration, true
+	}
+	return life, ends
 }
 
 // condition says that a secret is stale, if one is.

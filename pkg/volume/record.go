@@ -31,7 +31,7 @@ type record struct {
 	MountFlags []string          `json:"mountFlags,omitempty"`
 	Created    time.Time         `json:"created"`
 	State      state             `json:"state"`
-	Device     uint64            `json:"device,omitempty"` // of the tmpfs, once it is mounted; see mount.Info
+	Device     uint64            `json:"device,omitempty"` // of the tmpfs; see mount.Info; 0: it is being mounted
 }
 
 // recordVersion changes when an older agent would misread a record.
@@ -149,6 +149,9 @@ func (rs records) list() ([]string, error) {
 	return names, nil
 }
 
+// errBadRecord is returned for a record whose content can't be used, now or later.
+var errBadRecord = errors.New("bad record")
+
 // load reads a record and what it asks for.
 func (rs records) load(name string) (record, Spec, error) {
 	var r record
@@ -157,14 +160,14 @@ func (rs records) load(name string) (record, Spec, error) {
 		return r, Spec{}, fmt.Errorf("load record: %w", err)
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
-		return r, Spec{}, fmt.Errorf("load record %s: %w", name, err)
+		return r, Spec{}, fmt.Errorf("%w %s: %w", errBadRecord, name, err)
 	}
 	if r.Version != recordVersion || fileName(r.ID) != name {
-		return r, Spec{}, fmt.Errorf("load record %s: it has version %d and is of volume %q", name, r.Version, r.ID)
+		return r, Spec{}, fmt.Errorf("%w %s: it has version %d and is of volume %q", errBadRecord, name, r.Version, r.ID)
 	}
 	spec, err := r.spec()
 	if err != nil {
-		return r, Spec{}, fmt.Errorf("load record %s: %w", name, err)
+		return r, Spec{}, fmt.Errorf("%w %s: %w", errBadRecord, name, err)
 	}
 	return r, spec, nil
 }

@@ -32,9 +32,12 @@ func (s *Set) Recover(ctx context.Context) error {
 
 func (s *Set) recoverRecord(ctx context.Context, name string) error {
 	r, spec, err := s.records.load(name)
-	if err != nil {
+	if errors.Is(err, errBadRecord) {
 		s.opts.Logger.Error("record of a volume set aside", "err", err)
 		return s.records.setAside(name)
+	}
+	if err != nil {
+		return err
 	}
 	_, v, end, err := s.begin(ctx, r.ID)
 	if err != nil {
@@ -47,7 +50,7 @@ func (s *Set) recoverRecord(ctx context.Context, name string) error {
 	if r.State != published {
 		defer s.release(r.Target)
 		s.opts.Logger.Warn("volume removed that was not complete", append(r.attrs(), slog.String("state", string(r.State)))...)
-		return errors.Join(s.opts.Mounter.Unmount(r.Target), s.records.remove(r.ID))
+		return s.discard(r.ID, r.Target)
 	}
 	s.restore(v, r, spec)
 	return nil
@@ -61,11 +64,13 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 		interval = defaultInterval
 	}
 	due := now.Add(rand.N(interval))
-	size, err := s.adopt(v, r, spec)
+	size, err := s.adopt(v, &r, spec)
 
 	s.mu.Lock()
-	v.published, v.record, v.spec = true, r, spec
-	v.data, v.size, v.interval = v.tree.data, size, spec.RefreshInterval
+	v.published, v.record, v.spec, v.size, v.maxAge = true, r, spec, size, youngerThan(spec.RefreshInterval)
+	if err == nil {
+		v.data = v.tree.data
+	}
 	s.size += size
 	s.mu.Unlock()
 	if err != nil {
@@ -76,15 +81,25 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 	s.opts.Logger.Info("volume found", append(r.attrs(), slog.Time("due", due))...)
 }
 
-// adopt repairs what is mounted on the target and learns what is in it.
-func (s *Set) adopt(v *volume, r record, spec Spec) (size int64, err error) {
+// adopt repairs what is mounted on the target and learns what is in it. If the process ended while it mounted the volume
+// again, whatever Mount could have put there is what it mounted.
+func (s *Set) adopt(v *volume, r *record, spec Spec) (size int64, err error) {
 	root, info, err := s.opts.Mounter.Open(r.Target)
 	if err != nil {
 		return 0, err
 	}
 	defer root.Close()
+	if r.Device == 0 {
+		r.Device = info.Device
+		if err := s.records.save(*r); err != nil {
+			return 0, err
+		}
+	}
 	if info.Device != r.Device {
 		return 0, mount.ErrOccupied
 	}
-	return v.tree.adopt(root, spec.owner())
+	if size, err = v.tree.adopt(root, spec.owner()); err != nil {
+		size = info.UsedBytes
+	}
+	return size, err
 }

@@ -39,6 +39,15 @@ var crashes = map[string]struct{ prepare, act func(testing.TB, *node) error }{
 			return err
 		},
 	},
+	"remount": {
+		prepare: func(t testing.TB, n *node) error {
+			return errors.Join(publishBefore(t, n), n.opts.Mounter.Unmount(n.target("v")))
+		},
+		act: func(t testing.TB, n *node) error {
+			_, err := n.Rotate(t.Context(), "v")
+			return err
+		},
+	},
 	"unpublish": {
 		prepare: publishBefore,
 		act:     func(t testing.TB, n *node) error { return n.Unpublish(t.Context(), "v", n.target("v")) },
@@ -141,6 +150,23 @@ func TestCrash(t *testing.T) {
 				t.Error(diff)
 			}
 			n.store.set("a", before)
+		},
+		"remount": func(t *testing.T, n *node, step string) {
+			if diff := cmp.Diff([]string{"v"}, n.IDs()); diff != "" {
+				t.Error(diff)
+			}
+			if c := n.condition(t, "v"); c.Abnormal != (step != "mounted") {
+				t.Errorf("condition is %+v", c)
+			}
+			out, err := n.Rotate(t.Context(), "v")
+			if err != nil || out.Changed != (step != "mounted") {
+				t.Errorf("rotate: %+v, %v", out, err)
+			}
+			// What was found is on record: the next process finds it too.
+			n.restart(t)
+			if err := n.Recover(t.Context()); err != nil || n.condition(t, "v").Abnormal {
+				t.Errorf("recover again: %v, condition %+v", err, n.condition(t, "v"))
+			}
 		},
 		"unpublish": func(t *testing.T, n *node, _ string) { n.absent(t, "v") },
 	}

@@ -34,31 +34,32 @@ func (s *Set) Rotate(ctx context.Context, id string) (Outcome, error) {
 // rotate does what Rotate promises, and what Publish does with a volume that is not in place.
 func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens providers.TokenSource) (Outcome, error) {
 	content, err := s.read(ctx, reading{
-		spec: v.spec, record: v.record, tokens: tokens, origin: origin, maxAge: v.interval * 9 / 10,
+		spec: v.spec, record: v.record, tokens: tokens, origin: origin, maxAge: v.maxAge,
 	})
 	changed := false
 	if err == nil {
 		changed, err = s.update(v, content.files)
 	}
 	if err != nil {
-		if errors.Is(context.Cause(ctx), ErrUnpublished) {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, ErrUnpublished):
 			return Outcome{}, ErrUnpublished
+		case errors.Is(cause, context.Canceled):
+			return Outcome{}, err // whoever asked has gone; that says nothing of the volume
 		}
-		if !errors.Is(err, context.Canceled) {
-			s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
-			s.setCondition(v, failure(err))
-		}
-		return Outcome{Next: time.Now().Add(max(v.interval, minInterval))}, err
+		s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
+		s.setCondition(v, failure(err))
+		return Outcome{Next: time.Now().Add(max(v.maxAge, minInterval))}, err
 	}
 	s.metrics.rotations.WithLabelValues(rotationResult(changed, nil)).Inc()
 	s.setCondition(v, content.condition())
 	s.mu.Lock()
-	v.interval = content.interval
+	v.maxAge = content.maxAge
 	s.mu.Unlock()
 	if changed {
 		s.opts.Logger.Info("volume rotated", append(v.record.attrs(), slog.Int("files", len(content.files)))...)
 	}
-	return Outcome{Changed: changed, Next: content.due(time.Now())}, nil
+	return Outcome{Changed: changed, Next: content.due}, nil
 }
 
 // update makes files the content of a published volume, and reports whether they were not yet.
@@ -81,21 +82,24 @@ func (s *Set) update(v *volume, files []File) (changed bool, err error) {
 	if v.tree.holds(files, o) {
 		return false, nil
 	}
-	size, err := s.reserve(v.spec, files)
+	size, err := s.reserve(v.spec, files, func() error {
+		return v.tree.replace(root, files, o, s.opts.Checkpoint)
+	})
 	if err != nil {
-		return false, err
-	}
-	if err := v.tree.replace(root, files, o, s.opts.Checkpoint); err != nil {
-		s.unreserve(size)
 		return false, err
 	}
 	s.replaced(v, v.record, size)
 	return true, nil
 }
 
-// remount mounts a published volume that has lost its mount.
+// remount mounts a published volume that has lost its mount. The record says so first: it can't name a device that does
+// not exist yet, and a process that finds the old one would take the new mount for somebody else's.
 func (s *Set) remount(v *volume, files []File) error {
 	r := v.record
+	r.Device = 0
+	if err := s.records.save(r); err != nil {
+		return err
+	}
 	info, size, err := s.mount(v, r, v.spec, files)
 	if err != nil {
 		return err
@@ -114,29 +118,29 @@ func (s *Set) replaced(v *volume, r record, size int64) {
 }
 
 // mount makes a volume's tmpfs with files in it. The size that it returns is reserved.
-func (s *Set) mount(v *volume, r record, spec Spec, files []File) (mount.Info, int64, error) {
+func (s *Set) mount(v *volume, r record, spec Spec, files []File) (info mount.Info, size int64, err error) {
 	limit, err := s.limit(spec)
 	if err != nil {
 		return mount.Info{}, 0, err
 	}
-	size, err := s.reserve(spec, files)
-	if err != nil {
-		return mount.Info{}, 0, err
-	}
 	v.tree = tree{clean: true}
-	info, err := s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(root *os.Root) error {
-		s.opts.Checkpoint("target made")
-		return v.tree.replace(root, files, spec.owner(), s.opts.Checkpoint)
+	size, err = s.reserve(spec, files, func() (err error) {
+		info, err = s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(root *os.Root) error {
+			s.opts.Checkpoint("target made")
+			return v.tree.replace(root, files, spec.owner(), s.opts.Checkpoint)
+		})
+		return err
 	})
-	if err != nil {
-		s.unreserve(size)
+	if err == nil {
+		s.opts.Checkpoint("mounted")
 	}
 	return info, size, err
 }
 
-// reserve counts files that are going to be written, while those that they replace are still there, against the
-// limits: pages of a tmpfs are charged to the agent, and one that exceeds its memory limit is killed in the middle.
-func (s *Set) reserve(spec Spec, files []File) (size int64, err error) {
+// reserve counts files, while write writes them and those that they replace are still there, against the limits: pages
+// of a tmpfs are charged to the agent, and one that exceeds its memory limit is killed in the middle. If write fails,
+// they do not count any more.
+func (s *Set) reserve(spec Spec, files []File, write func() error) (size int64, err error) {
 	limit, err := s.limit(spec)
 	if err != nil {
 		return 0, err
@@ -149,13 +153,24 @@ func (s *Set) reserve(spec Spec, files []File) (size int64, err error) {
 		return 0, fmt.Errorf("%w: its files take %d bytes in whole pages, and %d are allowed", ErrTooLarge, size, limit)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.size+size > s.opts.MaxNodeBytes {
-		return 0, fmt.Errorf("%w: its files take %d bytes, and all volumes of the node are allowed %d, of which %d are taken",
-			ErrTooLarge, size, s.opts.MaxNodeBytes, s.size)
+	taken := s.size
+	if taken+size <= s.opts.MaxNodeBytes {
+		s.size += size
 	}
-	s.size += size
-	return size, nil
+	s.mu.Unlock()
+	if taken+size > s.opts.MaxNodeBytes {
+		return 0, fmt.Errorf("%w: its files take %d bytes, and all volumes of the node are allowed %d, of which %d are taken",
+			ErrTooLarge, size, s.opts.MaxNodeBytes, taken)
+	}
+	written := false
+	defer func() {
+		if !written {
+			s.unreserve(size)
+		}
+	}()
+	err = write()
+	written = err == nil
+	return size, err
 }
 
 func (s *Set) unreserve(size int64) {

@@ -201,7 +201,8 @@ func TestDue(t *testing.T) {
 		{"by the volume", "10s", resolve.Result{RefreshInterval: 5 * time.Minute}, 0, 10 * time.Second},
 		{"expires early", "1h", resolve.Result{}, 30 * time.Minute, 20 * time.Minute},
 		{"expires late", "1m", resolve.Result{}, 30 * time.Minute, time.Minute},
-		{"has expired", "1m", resolve.Result{}, -time.Minute, time.Second},
+		{"has expired", "1m", resolve.Result{}, -time.Minute, 10 * time.Second},
+		{"expires at once", "1m", resolve.Result{}, 6 * time.Second, 10 * time.Second},
 		{"lease", "1h", resolve.Result{Payload: providers.Payload{Lease: &providers.Lease{Duration: 3 * time.Minute}}}, 0, 2 * time.Minute},
 	}
 	for _, tt := range tests {
@@ -223,6 +224,10 @@ func TestDue(t *testing.T) {
 				}
 				if out, err := n.Rotate(t.Context(), "v"); err != nil || time.Until(out.Next) != tt.want {
 					t.Errorf("next in %v, %v, want %v", time.Until(out.Next), err, tt.want)
+				}
+				// What is at hand must not do, or a secret is renewed only after it has expired.
+				if got := n.store.reads[1].MaxAge; got != tt.want*9/10 {
+					t.Errorf("the rotation accepts an answer of %v, want %v", got, tt.want*9/10)
 				}
 			})
 		})

@@ -142,12 +142,14 @@ func New(opts Options) (*Set, error) {
 	return s, nil
 }
 
-// IDs returns the IDs of the published volumes, sorted.
+// IDs returns the IDs of the published volumes, sorted. Whoever asks is taken to rotate them, because something has
+// changed: a volume that is being published, and may have missed the change, is due as soon as it is published.
 func (s *Set) IDs() []string {
 	return s.idsWhere(func(*volume) bool { return true })
 }
 
-// Using returns the IDs of the published volumes that read a secret of store, sorted; an empty name stands for any.
+// Using returns the IDs of the published volumes that read a secret of store, sorted; an empty name stands for any. As
+// with IDs, a volume that is being published and reads the secret is due as soon as it is published.
 func (s *Set) Using(store, name string) []string {
 	return s.idsWhere(func(v *volume) bool {
 		return slices.ContainsFunc(v.spec.Items, func(it Item) bool {
@@ -161,8 +163,12 @@ func (s *Set) idsWhere(match func(*volume) bool) []string {
 	defer s.mu.Unlock()
 	var ids []string
 	for id, v := range s.volumes {
-		if v.published && match(v) {
+		switch {
+		case !match(v):
+		case v.published:
 			ids = append(ids, id)
+		default:
+			v.missed = true
 		}
 	}
 	slices.Sort(ids)
@@ -170,7 +176,7 @@ func (s *Set) idsWhere(match func(*volume) bool) []string {
 }
 
 // Stats returns how full a volume is. path is its target path; empty stands for that. The error is ErrNotPublished, or
-// says why the volume can't be looked at; a volume that has lost its mount is abnormal, not an error.
+// says why the volume can't be looked at; a volume whose mount is gone, or under another one, is abnormal, not an error.
 func (s *Set) Stats(id, path string) (Stats, error) {
 	s.mu.Lock()
 	v, ok := s.volumes[id]
@@ -178,15 +184,18 @@ func (s *Set) Stats(id, path string) (Stats, error) {
 		s.mu.Unlock()
 		return Stats{}, ErrNotPublished
 	}
-	target, condition := v.record.Target, v.condition
+	target, device, condition := v.record.Target, v.record.Device, v.condition
 	s.mu.Unlock()
 
 	root, info, err := s.opts.Mounter.Open(target)
-	if errors.Is(err, mount.ErrNotMounted) {
-		return Stats{Condition: Condition{Abnormal: true, Message: "the volume is not mounted any more"}}, nil
+	if errors.Is(err, mount.ErrNotMounted) || errors.Is(err, mount.ErrOccupied) {
+		return Stats{Condition: Condition{Abnormal: true, Message: fmt.Sprintf("the volume is not in its place: %v", err)}}, nil
 	}
 	if err != nil {
 		return Stats{}, err
+	}
+	if info.Device != device {
+		condition = Condition{Abnormal: true, Message: fmt.Sprintf("the volume is not in its place: %v", mount.ErrOccupied)}
 	}
 	return Stats{
 		UsedBytes: info.UsedBytes, TotalBytes: info.TotalBytes,

@@ -194,7 +194,10 @@ func (t *tree) repair(root *os.Root) error {
 	if err != nil {
 		return fmt.Errorf("repair volume: %w", err)
 	}
-	data, names := current(root)
+	data, names, err := current(root)
+	if err != nil {
+		return fmt.Errorf("repair volume: %w", err)
+	}
 	if data != t.data {
 		t.data, t.files = data, nil
 	}
@@ -217,26 +220,36 @@ func (t *tree) repair(root *os.Root) error {
 	return nil
 }
 
-// current returns the generation that ..data leads to, and the names in it. A link to what can't be one counts as none.
-func current(root *os.Root) (data string, names []string) {
-	data, err := root.Readlink(dataLink)
-	if err != nil || !strings.HasPrefix(data, reserved) || path.Base(data) != data || data == reserved {
-		return "", nil
+// current returns the generation that ..data leads to, and the names in it. A link to what can't be one counts as none;
+// not so one that can't be looked at just now, or a shortage of file descriptors would pass for an empty volume.
+func current(root *os.Root) (data string, names []string, err error) {
+	data, err = root.Readlink(dataLink)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EINVAL): // missing, or no link
+		return "", nil, nil
+	case err != nil:
+		return "", nil, err
+	case !strings.HasPrefix(data, reserved) || data == reserved || path.Base(data) != data:
+		return "", nil, nil
 	}
-	if info, err := root.Lstat(data); err != nil || !info.IsDir() {
-		return "", nil
+	info, err := root.Lstat(data)
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && !info.IsDir()) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, err
 	}
 	entries, err := fs.ReadDir(root.FS(), data)
 	if err != nil {
-		return "", nil
+		return "", nil, err
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), reserved) {
-			return "", nil
+			return "", nil, nil
 		}
 		names = append(names, e.Name())
 	}
-	return data, names
+	return data, names, nil
 }
 
 func isLink(root *os.Root, name string) bool {

@@ -15,11 +15,12 @@ type volume struct {
 
 	// The rest is guarded by Set.mu, and changed by whoever has the turn; tokens and operations by anybody.
 	published  bool
+	missed     bool // while it is being published: something that it reads may have changed
 	record     record
 	spec       Spec
-	data       string        // the generation that is in place
+	data       string        // the generation that is in place; empty: none that is known to be whole
 	size       int64         // of its files, in bytes of whole pages
-	interval   time.Duration // between rotations, as of the last read; 0: unknown
+	maxAge     time.Duration // of what the next rotation reads, as of the last; 0: as the stores say
 	condition  Condition
 	tokens     providers.TokenSource
 	operations map[*operation]bool // those that have the turn or wait for it
@@ -32,7 +33,7 @@ type operation struct{ interrupt context.CancelCauseFunc }
 // calls end when it is done. The error is why ctx ended, and then there is nothing to end.
 func (s *Set) begin(ctx context.Context, id string) (_ context.Context, v *volume, end func(), err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	v, leave, err := s.join(ctx, id, &operation{interrupt: cancel})
+	v, leave, err := s.join(ctx, id, &operation{interrupt: cancel}, false)
 	if err != nil {
 		cancel(nil)
 		return nil, nil, nil, err
@@ -42,22 +43,21 @@ func (s *Set) begin(ctx context.Context, id string) (_ context.Context, v *volum
 
 // beginUnpublish is begin for Unpublish: it makes the operations that came before end, and nothing makes it end.
 func (s *Set) beginUnpublish(ctx context.Context, id string) (v *volume, end func(), err error) {
-	s.mu.Lock()
-	if v, ok := s.volumes[id]; ok {
-		for op := range v.operations {
-			op.interrupt(ErrUnpublished)
-		}
-	}
-	s.mu.Unlock()
-	return s.join(ctx, id, &operation{interrupt: func(error) {}})
+	return s.join(ctx, id, &operation{interrupt: func(error) {}}, true)
 }
 
-func (s *Set) join(ctx context.Context, id string, op *operation) (v *volume, end func(), err error) {
+// join waits for the turn. If interrupting, it ends the operations before it; those that come later wait for it.
+func (s *Set) join(ctx context.Context, id string, op *operation, interrupting bool) (v *volume, end func(), err error) {
 	s.mu.Lock()
 	v, ok := s.volumes[id]
 	if !ok {
 		v = &volume{turn: make(chan struct{}, 1), operations: map[*operation]bool{}}
 		s.volumes[id] = v
+	}
+	if interrupting {
+		for earlier := range v.operations {
+			earlier.interrupt(ErrUnpublished)
+		}
 	}
 	v.operations[op] = true
 	s.mu.Unlock()
