@@ -6,8 +6,8 @@
 //
 // It promises: a volume is never rotated twice at the same time; a nudge is never lost, and any number of nudges before
 // a rotation starts are one rotation; a removed volume is not rotated again, and a rotation of it that runs is
-// cancelled; a volume that fails is tried again, less and less often, until it succeeds or is removed. Every operation
-// costs O(log n) for n volumes, and there is one timer.
+// cancelled; a volume that fails is tried again, less and less often, until it succeeds or is removed, and one whose
+// rotation panics has failed. Every operation costs O(log n) for n volumes, and there is one timer.
 //
 // Due times are spread (up to a tenth of the interval early, never late), so that volumes published together drift
 // apart. Nudges are not: they are spread by the number of workers only, so that a change shows within the second.

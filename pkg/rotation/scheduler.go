@@ -4,8 +4,10 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -18,14 +20,16 @@ type Options struct {
 	// several workers, for one volume by one at a time. ctx ends when the volume is removed, when Run's context ends and
 	// after Timeout. Required.
 	Rotate     func(ctx context.Context, id string) (next time.Time, err error)
-	Workers    int                   // rotations at one time; default 4
+	Workers    int                   // rotations at one time; default 16
 	Timeout    time.Duration         // of one rotation; default 1 minute
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: none
 }
 
 const (
-	defaultWorkers = 4
+	// Workers mostly wait for stores. There are more than a node has cores, so that the volumes of a store that hangs
+	// do not hold up those of the others.
+	defaultWorkers = 16
 	defaultTimeout = time.Minute
 
 	// minPause keeps a due time that has already passed from making a worker spin.
@@ -73,7 +77,8 @@ func New(opts Options) (*Scheduler, error) {
 
 // Add schedules a volume that has just been published or found: it is rotated by due, spread as every due time is. A
 // zero due means when it is nudged. For a volume that is known already, due replaces the time it had, and the failures
-// it had are forgotten. If it is being rotated, it is rotated once more, by due.
+// it had are forgotten; but one that is due already, or nudged, stays so. If it is being rotated, it is rotated once
+// more, by due.
 func (s *Scheduler) Add(id string, due time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,14 +87,18 @@ func (s *Scheduler) Add(id string, due time.Time) {
 		e = &entry{id: id, index: unqueued}
 		s.entries[id] = e
 	}
+	now := time.Now()
 	if !due.IsZero() {
-		due = spread(time.Now(), due)
+		due = spread(now, due)
 	}
 	if e.cancel != nil {
 		e.removed, e.again = false, earlier(e.again, due)
 		return
 	}
 	s.succeeded(e)
+	if e.index != unqueued && !e.due.After(now) {
+		return
+	}
 	s.queue.drop(e)
 	if !due.IsZero() {
 		s.enqueue(e, due)
@@ -197,13 +206,25 @@ func (s *Scheduler) pop(ctx context.Context) (*entry, context.Context, time.Dura
 
 // rotate runs one rotation and schedules the next.
 func (s *Scheduler) rotate(ctx context.Context, e *entry) {
-	next, err := s.opts.Rotate(ctx, e.id)
+	next, err := s.catch(ctx, e.id)
 	result, due := s.finish(ctx, e, next, err)
 	s.metrics.runs.WithLabelValues(result).Inc()
 	if result == resultFailed {
 		s.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "rotation failed, retrying",
 			slog.String("volume_id", e.id), slog.Any("err", err), slog.Duration("retry_in", time.Until(due)))
 	}
+}
+
+// catch calls Rotate and makes a panic a failure: one volume must not end the agent that serves all others. What it
+// panicked with may hold a secret and is not shown.
+func (s *Scheduler) catch(ctx context.Context, id string) (next time.Time, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.opts.Logger.ErrorContext(ctx, "rotation panicked", "volume_id", id, "panic_type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			err = errors.New("rotation panicked")
+		}
+	}()
+	return s.opts.Rotate(ctx, id)
 }
 
 // finish takes e back from a worker whose rotation ended with next and err, and schedules it again. It returns how the

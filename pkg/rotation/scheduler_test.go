@@ -1,9 +1,11 @@
 package rotation_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -40,12 +42,12 @@ func (r *runs) rotate(ctx context.Context, id string) (time.Time, error) {
 	n := len(r.at[id])
 	r.mu.Unlock()
 
-	next, err := r.do(ctx, id, n)
-
-	r.mu.Lock()
-	r.running[id] = false
-	r.mu.Unlock()
-	return next, err
+	defer func() {
+		r.mu.Lock()
+		r.running[id] = false
+		r.mu.Unlock()
+	}()
+	return r.do(ctx, id, n)
 }
 
 func (r *runs) of(id string) []time.Duration {
@@ -289,6 +291,50 @@ func TestBackoff(t *testing.T) {
 			t.Fatalf("%d attempts in the second after the first failure", r.count("a")-before)
 		}
 		between(t, "pause after success and failure", r.of("a")[before]-failed, time.Second/2, time.Second)
+	})
+}
+
+func TestAddKeepsANudge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		s, r := scheduler(t, rotation.Options{Workers: 1}, func(_ context.Context, id string, _ int) (time.Time, error) {
+			if id == "slow" {
+				<-gate
+			}
+			return time.Time{}, nil
+		})
+		s.Add("slow", time.Now())
+		s.Add("a", time.Now().Add(interval))
+		synctest.Wait()
+		s.Nudge("a") // no worker is free
+		s.Add("a", time.Now().Add(interval))
+		close(gate)
+		synctest.Wait()
+		if r.count("a") != 1 {
+			t.Error("the nudge was lost")
+		}
+	})
+}
+
+func TestPanicIsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		opts := rotation.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+		s, r := scheduler(t, opts, func(_ context.Context, _ string, run int) (time.Time, error) {
+			if run == 1 {
+				panic("c4n4ry")
+			}
+			return time.Now().Add(interval), nil
+		})
+		s.Add("a", time.Now())
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if r.count("a") != 2 {
+			t.Errorf("attempts at %v", r.of("a"))
+		}
+		if text := log.String(); strings.Contains(text, "c4n4ry") || !strings.Contains(text, "TestPanicIsAFailure") {
+			t.Errorf("the log shows what was thrown, or hides where: %s", text)
+		}
 	})
 }
 
