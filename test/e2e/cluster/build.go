@@ -60,7 +60,7 @@ func bundles(e2e string) (kube, tools bundle, err error) {
 		steps: []step{
 			{dir: "cluster/tools", args: []string{
 				"-tags", "no_btrfs,no_zfs,no_devmapper,no_aufs",
-				"-ldflags", "-s -w -X github.com/containerd/containerd/v2/version.Version=" + containerd,
+				"-ldflags", "-s -w -X github.com/containerd/containerd/v2/version.Version=" + strings.TrimPrefix(containerd, "v"),
 				"github.com/containerd/containerd/v2/cmd/containerd",
 				"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
 				"github.com/containerd/containerd/v2/cmd/ctr",

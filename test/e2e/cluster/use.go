@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -18,7 +19,7 @@ import (
 // Command is a command that will run in the cluster's network, with kubectl, helm and ctr in its PATH and KUBECONFIG set.
 // Everything else, files included, it shares with the caller. Its end is the caller's business, not the cluster's.
 func (c *Cluster) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + c.namespace("net"), "--", name}, args...)...)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + netns(c.pid), "--", name}, args...)...)
 	cmd.Env = append(os.Environ(),
 		"PATH="+c.kube+":"+c.tools+":"+os.Getenv("PATH"),
 		"KUBECONFIG="+c.Kubeconfig(),
@@ -77,21 +78,37 @@ func (c *Cluster) WaitPodReady(ctx context.Context, namespace, pod string, timeo
 // belong there and may be used anywhere afterwards: to listen on NodeIP for the pods, or to reach one of them.
 func (c *Cluster) InNetwork(f func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		done <- func() error {
-			ns, err := os.Open(c.namespace("net"))
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("enter the cluster's network: %w", err)
-			}
-			return f()
-		}()
-	}()
+	go func() { done <- c.enterNetwork(f) }()
 	return <-done
+}
+
+// enterNetwork changes its thread's network namespace, and back. Where it cannot go back it leaves the thread locked, and
+// the runtime ends it with the goroutine.
+func (c *Cluster) enterNetwork(f func() error) (err error) {
+	there, err := os.Open(netns(c.pid))
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	runtime.LockOSThread()
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer here.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the cluster's network: %w", err)
+	}
+	defer func() {
+		if back := unix.Setns(int(here.Fd()), unix.CLONE_NEWNET); back != nil {
+			err = errors.Join(err, fmt.Errorf("leave the cluster's network: %w", back))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	return f()
 }
 
 // DialContext connects to an IP address and port in the cluster's network. It fits http.Transport and rest.Config.
@@ -103,7 +120,7 @@ func (c *Cluster) DialContext(ctx context.Context, network, address string) (con
 	return conn, err
 }
 
-func (c *Cluster) namespace(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", c.pid, kind) }
+func netns(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
 // run returns the command's standard output; its error has the end of standard error.
 func run(cmd *exec.Cmd) (string, error) {
