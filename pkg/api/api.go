@@ -44,14 +44,14 @@ type Options struct {
 // Resolver is what the API needs of resolve.Resolver.
 type Resolver interface {
 	Resolve(ctx context.Context, req resolve.Request) (resolve.Result, error)
-	List(ctx context.Context, req resolve.Request) ([]string, error)
+	List(ctx context.Context, req resolve.Request) (resolve.Listing, error)
 	// Epoch changes whenever an answer of the store may differ from what it was.
 	Epoch(store string) uint64
 }
 
 // Auditor records what passes the resolver by; resolve.Resolver is one.
 type Auditor interface {
-	// AuditDenied records a read that the policy refused.
+	// AuditDenied records a read that was refused: by the policy, or because the store is not in service.
 	AuditDenied(ctx context.Context, origin string, id scope.Identity, ref scope.Ref, err error)
 	// AuditBulk records that an earlier answer, with so many secrets, was given again.
 	AuditBulk(ctx context.Context, origin string, list scope.Grant, secrets int)

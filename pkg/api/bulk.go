@@ -29,7 +29,7 @@ type bulkAnswer struct {
 // bulk returns all secrets of a store that id may read, encoded. The error is a *fault.
 func (c *core) bulk(ctx context.Context, id scope.Identity, q query, f format) (bulkAnswer, error) {
 	policy := c.policy.Policy()
-	store, err := c.openStore(policy, id, q.store)
+	store, err := c.openStore(ctx, policy, id, q)
 	if err != nil {
 		return bulkAnswer{}, err
 	}
@@ -42,19 +42,19 @@ func (c *core) bulk(ctx context.Context, id scope.Identity, q query, f format) (
 	basis := bulkBasis{policy: policy, epoch: c.resolver.Epoch(q.store)} // taken before reading, so that a change meanwhile shows
 	cacheable := rest == nil                                             // the rest may select other names
 	if cacheable && !q.fresh {
-		if answer, ok := c.bulks.get(key, basis, time.Now()); ok {
+		if answer, ok := c.bulks.get(key, basis, time.Now()); ok && (answer.incomplete == 0 || !q.failsOnError()) {
 			c.audit.AuditBulk(ctx, origin, list, answer.secrets)
 			return answer, nil
 		}
 	}
-	names, err := c.resolver.List(ctx, resolve.Request{Grant: list, Metadata: rest, Fresh: q.fresh, Origin: origin})
+	listing, err := c.resolver.List(ctx, resolve.Request{Grant: list, Metadata: rest, Fresh: q.fresh, Origin: origin})
 	switch {
 	case errors.Is(err, resolve.ErrStoreClosed): // since it was looked up
 		return bulkAnswer{}, c.missingStore(policy, id, q.store)
 	case err != nil:
 		return bulkAnswer{}, bulkFault(q.store, "", err)
 	}
-	a, err := c.assemble(ctx, grants(policy, id, ref, names), q, rest, f)
+	a, err := c.assemble(ctx, listing, grants(policy, id, ref, listing.Names), q, rest, f)
 	if err != nil {
 		return bulkAnswer{}, err
 	}
@@ -76,14 +76,14 @@ func grants(policy *scope.Policy, id scope.Identity, ref scope.Ref, names []stri
 	return granted
 }
 
-// assemble reads what is granted and puts it together. The error is a *fault.
-func (c *core) assemble(ctx context.Context, grants []scope.Grant, q query, rest map[string]string, f format) (*assembly, error) {
+// assemble reads what is granted of a listing and puts it together. The error is a *fault.
+func (c *core) assemble(ctx context.Context, listing resolve.Listing, grants []scope.Grant, q query, rest map[string]string, f format) (*assembly, error) {
 	req := resolve.Request{Metadata: rest, Fresh: q.fresh, Origin: origin}
 	reads, err := c.readAll(ctx, grants, req, q.failsOnError())
 	if err != nil {
 		return nil, err
 	}
-	a := newAssembly(f)
+	a := newAssembly(f, listing)
 	for i, r := range reads {
 		a.add(grants[i].Ref().Name, r)
 	}
@@ -138,8 +138,12 @@ type assembly struct {
 	transient   bool // a failure may pass by itself
 }
 
-func newAssembly(f format) *assembly {
-	return &assembly{encoder: bulkEncoder{format: f}, digest: sha256.New()}
+// newAssembly returns an assembly of nothing yet, which is as good as the listing that it is made from.
+func newAssembly(f format, l resolve.Listing) *assembly {
+	return &assembly{
+		encoder: bulkEncoder{format: f}, digest: sha256.New(),
+		stamp: stamp{fetchedAt: l.FetchedAt, stale: l.Stale}, expires: l.ExpiresAt,
+	}
 }
 
 // add adds a secret, or notes that it can't be had. A secret that is gone since it was listed is neither.
@@ -169,10 +173,10 @@ func (a *assembly) merge(name string, r resolve.Result) {
 	a.digest.Write([]byte(name))
 	a.digest.Write(r.Digest[:])
 	a.stale = a.stale || r.Stale
-	if a.fetchedAt.IsZero() || r.FetchedAt.Before(a.fetchedAt) {
+	if r.FetchedAt.Before(a.fetchedAt) {
 		a.fetchedAt = r.FetchedAt
 	}
-	if a.expires.IsZero() || r.ExpiresAt.Before(a.expires) {
+	if r.ExpiresAt.Before(a.expires) {
 		a.expires = r.ExpiresAt
 	}
 }

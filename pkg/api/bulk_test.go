@@ -2,10 +2,12 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,6 +175,73 @@ func TestBulkFailures(t *testing.T) {
 	}
 }
 
+// An incomplete answer that may be kept is still a failure to those who want all or nothing.
+func TestBulkStrictAfterLenient(t *testing.T) {
+	m := providertest.NewMemory()
+	m.Put("a", map[string]string{"a": "1"})
+	m.Put("c", map[string]string{"c": "\xff"})
+	h := api.New(newFixture(t).withStore("vault", m).options).Handler()
+	for range 2 {
+		if w := do(h, "GET", bulkPath); w.Code != 200 || w.Header().Get("Keywell-Incomplete") != "1" {
+			t.Errorf("status %d: %s", w.Code, w.Body)
+		}
+		if w := do(h, "GET", bulkPath+"?metadata.failOnError=true"); w.Code != 500 {
+			t.Errorf("strictly: status %d: %s", w.Code, w.Body)
+		}
+	}
+}
+
+// An answer is no better than the listing that it was made from.
+func TestBulkOfStaleListing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, lists := time.Now(), 0
+		listing := resolve.Listing{Names: []string{"a"}, FetchedAt: begun.Add(-time.Minute), ExpiresAt: begun.Add(time.Second)}
+		f := newFixture(t)
+		f.with(api.Store{Name: "vault", Open: true}, nil)
+		f.options.Resolver = fakeResolver{
+			list: func(context.Context, resolve.Request) (resolve.Listing, error) { lists++; return listing, nil },
+			resolve: func(context.Context, resolve.Request) (resolve.Result, error) {
+				return resolve.Result{Payload: providertest.Payload(map[string]string{"a": "1"}), FetchedAt: begun, ExpiresAt: begun.Add(time.Hour)}, nil
+			},
+		}
+		h := api.New(f.options).Handler()
+		if w := do(h, "GET", bulkPath); w.Header().Get("Age") != "60" || w.Header().Get("Keywell-Stale") != "" {
+			t.Errorf("headers %v", w.Header())
+		}
+		do(h, "GET", bulkPath)
+		time.Sleep(time.Second) // of the bubble
+		listing.Stale = true
+		if w := do(h, "GET", bulkPath); w.Header().Get("Keywell-Stale") != "true" || lists != 2 {
+			t.Errorf("headers %v after %d listings", w.Header(), lists)
+		}
+	})
+}
+
+// TestBulkKeepsSecretsApart checks that many reads at once do not get each other's answers.
+func TestBulkKeepsSecretsApart(t *testing.T) {
+	m := providertest.NewMemory()
+	want := map[string]map[string]string{}
+	for i := range 300 {
+		name := fmt.Sprint("secret-", i)
+		want[name] = map[string]string{"value": "of " + name}
+		m.Put(name, want[name])
+	}
+	h := api.New(newFixture(t).withStore("vault", m, resolve.Settings{RequestsPerSecond: 1e6, Burst: 1e6}).options).Handler()
+	var calls sync.WaitGroup
+	for range 4 {
+		calls.Go(func() {
+			var got map[string]map[string]string
+			if err := json.Unmarshal(do(h, "GET", bulkPath).Body.Bytes(), &got); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+		})
+	}
+	calls.Wait()
+}
+
 func TestBulkTrailer(t *testing.T) {
 	m := providertest.NewMemory()
 	m.Put("a", map[string]string{"a": "1"})
@@ -198,7 +267,7 @@ type countingResolver struct {
 	lists int
 }
 
-func (c *countingResolver) List(ctx context.Context, req resolve.Request) ([]string, error) {
+func (c *countingResolver) List(ctx context.Context, req resolve.Request) (resolve.Listing, error) {
 	c.lists++
 	return c.Resolver.List(ctx, req)
 }
@@ -294,7 +363,9 @@ func TestBulkIsParallel(t *testing.T) {
 		release := make(chan struct{})
 		entered := make(chan struct{}, len(names))
 		f.options.Resolver = fakeResolver{
-			list: func(context.Context, resolve.Request) ([]string, error) { return names, nil },
+			list: func(context.Context, resolve.Request) (resolve.Listing, error) {
+				return resolve.Listing{Names: names}, nil
+			},
 			resolve: func(context.Context, resolve.Request) (resolve.Result, error) {
 				entered <- struct{}{}
 				<-release

@@ -11,7 +11,7 @@ import (
 // bulkCacheBytes bounds the encoded bulk answers that are kept.
 const bulkCacheBytes = 32 << 20
 
-// bulkOverhead is what an entry costs besides its body: key, list element, map cell.
+// bulkOverhead is what an entry costs besides its body and the texts of its key: list element, map cell.
 const bulkOverhead = 512
 
 // bulkKey is what an encoded answer depends on besides its basis.
@@ -72,7 +72,7 @@ func (c *bulkCache) put(key bulkKey, basis bulkBasis, answer bulkAnswer, expires
 		c.remove(element)
 	}
 	entry := &bulkEntry{key: key, basis: basis, answer: answer, expires: expires}
-	if entry.size() > c.limit || expires.IsZero() {
+	if entry.size() > c.limit {
 		return
 	}
 	c.entries[key] = c.recent.PushFront(entry)
@@ -89,4 +89,8 @@ func (c *bulkCache) remove(element *list.Element) {
 	c.bytes -= entry.size()
 }
 
-func (e *bulkEntry) size() int { return cap(e.answer.body) + bulkOverhead }
+func (e *bulkEntry) size() int {
+	id, ref := e.key.id, e.key.ref
+	return bulkOverhead + cap(e.answer.body) + len(id.Namespace) + len(id.ServiceAccount) + len(id.Pod) + len(id.PodUID) +
+		len(id.AppID) + len(ref.Store) + len(ref.Version) + len(ref.Stage) + len(ref.Namespace)
+}

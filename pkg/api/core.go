@@ -39,6 +39,19 @@ type query struct {
 	fresh    bool              // the store itself must answer
 }
 
+// maxQuery bounds what a query may hold, in bytes. No store has names as long, and they are kept in caches, error texts
+// and records.
+const maxQuery = 16 << 10
+
+// size returns how many bytes of q the caller chose.
+func (q *query) size() int {
+	n := len(q.store) + len(q.name)
+	for key, value := range q.metadata {
+		n += len(key) + len(value)
+	}
+	return n
+}
+
 // secretAnswer is the answer to a get.
 type secretAnswer struct {
 	fields []field
@@ -49,7 +62,7 @@ type secretAnswer struct {
 // get returns the secret that q asks for. The error is a *fault.
 func (c *core) get(ctx context.Context, id scope.Identity, q query) (secretAnswer, error) {
 	policy := c.policy.Policy()
-	store, err := c.openStore(policy, id, q.store)
+	store, err := c.openStore(ctx, policy, id, q)
 	if err != nil {
 		return secretAnswer{}, err
 	}
@@ -82,13 +95,25 @@ func (c *core) unanswered(policy *scope.Policy, id scope.Identity, q query, stor
 	}
 }
 
-// openStore returns the store called name if it is in service and id may know of it.
-func (c *core) openStore(policy *scope.Policy, id scope.Identity, name string) (Store, error) {
-	s, ok := c.stores.Store(name)
-	if !ok || !s.Open || !policy.Visible(id, name) {
-		return Store{}, c.missingStore(policy, id, name)
+// errNotInService is why a read is refused before the policy is asked for the secret.
+var errNotInService = errors.New("store is not in service")
+
+// openStore returns the store that q names if it is in service and id may know of it. The error is a *fault; what was
+// asked is on record then.
+func (c *core) openStore(ctx context.Context, policy *scope.Policy, id scope.Identity, q query) (Store, error) {
+	if q.size() > maxQuery {
+		return Store{}, newFault(tooLarge, reasonBadRequest, maxQuery)
 	}
-	return s, nil
+	if s, ok := c.stores.Store(q.store); ok && s.Open && policy.Visible(id, q.store) {
+		return s, nil
+	}
+	ref := scope.Ref{Store: q.store, Name: q.name}
+	_, err := policy.Authorize(id, ref)
+	if !errors.Is(err, scope.ErrStoreNotFound) { // the policy is not in the way
+		err = errNotInService
+	}
+	c.audit.AuditDenied(ctx, origin, id, ref, err)
+	return Store{}, c.missingStore(policy, id, q.store)
 }
 
 // missingStore returns the failure for a store that is not there for id. As in Dapr, it depends on whether any other is.

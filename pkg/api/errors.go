@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,7 +44,8 @@ var (
 	notReady      = situation{http.StatusInternalServerError, "ERR_HEALTH_NOT_READY", codes.Internal, "dapr is not ready: %v"}
 	otherAppID    = situation{http.StatusInternalServerError, "ERR_HEALTH_APPID_NOT_MATCH", codes.Internal, "dapr app-id does not match"}
 	outboundDown  = situation{http.StatusInternalServerError, "ERR_OUTBOUND_HEALTH_NOT_READY", codes.Internal, "dapr outbound is not ready"}
-	metadataLimit = situation{http.StatusRequestEntityTooLarge, "ERR_METADATA_LIMIT", codes.ResourceExhausted, "metadata %s"} // not Dapr's, which has no limit
+	tooLarge      = situation{http.StatusBadRequest, "ERR_MALFORMED_REQUEST", codes.InvalidArgument, "store, key and metadata are longer than %d bytes"} // not Dapr's, which has no such limit
+	metadataLimit = situation{http.StatusRequestEntityTooLarge, "ERR_METADATA_LIMIT", codes.ResourceExhausted, "metadata %s"}                            // not Dapr's, which has no limit
 	other         = situation{http.StatusInternalServerError, "ERROR", codes.Unknown, "%v"}
 )
 
@@ -63,6 +65,7 @@ const (
 	reasonBadRequest = "BAD_REQUEST"
 	reasonUnmatched  = "UNMATCHED"
 	reasonNotReady   = "NOT_READY"
+	reasonCancelled  = "CANCELLED" // the caller gave up
 	reasonLimit      = "LIMIT"
 	reasonInternal   = "INTERNAL"
 )
@@ -119,8 +122,11 @@ func reasonOf(err error) (reason, text string) {
 	if e, ok := errors.AsType[*providers.Error](err); ok {
 		text = e.Err.Error()
 	}
-	if errors.Is(err, errBinary) {
+	switch {
+	case errors.Is(err, errBinary):
 		return reasonSecretBinary, text
+	case errors.Is(err, context.Canceled):
+		return reasonCancelled, text
 	}
 	switch providers.KindOf(err) {
 	case providers.NotFound:

@@ -238,14 +238,14 @@ func (r running) raw(t testing.TB, request string) string {
 // fakeResolver answers with functions.
 type fakeResolver struct {
 	resolve func(ctx context.Context, req resolve.Request) (resolve.Result, error)
-	list    func(ctx context.Context, req resolve.Request) ([]string, error)
+	list    func(ctx context.Context, req resolve.Request) (resolve.Listing, error)
 }
 
 func (f fakeResolver) Resolve(ctx context.Context, req resolve.Request) (resolve.Result, error) {
 	return f.resolve(ctx, req)
 }
 
-func (f fakeResolver) List(ctx context.Context, req resolve.Request) ([]string, error) {
+func (f fakeResolver) List(ctx context.Context, req resolve.Request) (resolve.Listing, error) {
 	return f.list(ctx, req)
 }
 

@@ -105,7 +105,7 @@ func TestGRPCFailures(t *testing.T) {
 			}
 		})
 	}
-	if diff := cmp.Diff([]string{"api checkout vault hidden"}, f.audit.denied); diff != "" {
+	if diff := cmp.Diff([]string{"api checkout vault hidden", "api checkout other x"}, f.audit.denied); diff != "" {
 		t.Errorf("audited denials (-want +got):\n%s", diff)
 	}
 }

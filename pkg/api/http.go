@@ -100,7 +100,7 @@ func (h *httpSkin) serveCaller(w http.ResponseWriter, r *http.Request, rt route,
 }
 
 func (h *httpSkin) getSecret(w http.ResponseWriter, r *http.Request, rt route, id scope.Identity) (string, error) {
-	if err := h.checkBody(r, &runtimev1pb.GetSecretRequest{}); err != nil {
+	if err := h.checkBody(w, r, &runtimev1pb.GetSecretRequest{}); err != nil {
 		return "", err
 	}
 	answer, err := h.get(r.Context(), id, queryOf(r, rt))
@@ -119,7 +119,7 @@ func (h *httpSkin) getSecret(w http.ResponseWriter, r *http.Request, rt route, i
 }
 
 func (h *httpSkin) getBulk(w http.ResponseWriter, r *http.Request, rt route, id scope.Identity) (string, error) {
-	if err := h.checkBody(r, &runtimev1pb.GetBulkSecretRequest{}); err != nil {
+	if err := h.checkBody(w, r, &runtimev1pb.GetBulkSecretRequest{}); err != nil {
 		return "", err
 	}
 	answer, err := h.bulk(r.Context(), id, queryOf(r, rt), jsonFormat)
@@ -134,7 +134,7 @@ func (h *httpSkin) getBulk(w http.ResponseWriter, r *http.Request, rt route, id 
 }
 
 func (h *httpSkin) getMetadata(w http.ResponseWriter, r *http.Request, id scope.Identity) error {
-	if err := h.checkBody(r, &runtimev1pb.GetMetadataRequest{}); err != nil {
+	if err := h.checkBody(w, r, &runtimev1pb.GetMetadataRequest{}); err != nil {
 		return err
 	}
 	body, err := json.Marshal(h.describe(id))
@@ -146,7 +146,7 @@ func (h *httpSkin) getMetadata(w http.ResponseWriter, r *http.Request, id scope.
 }
 
 func (h *httpSkin) setMetadata(w http.ResponseWriter, r *http.Request, rt route, id scope.Identity) error {
-	value, err := h.readBody(r)
+	value, err := h.readBody(w, r)
 	if err != nil {
 		return err
 	}
@@ -184,8 +184,8 @@ func queryOf(r *http.Request, rt route) query {
 
 // checkBody reads the body, which Dapr takes for the JSON form of the gRPC request although the URL says everything:
 // it must only be well formed.
-func (h *httpSkin) checkBody(r *http.Request, message proto.Message) error {
-	body, err := h.readBody(r)
+func (h *httpSkin) checkBody(w http.ResponseWriter, r *http.Request, message proto.Message) error {
+	body, err := h.readBody(w, r)
 	if err != nil || len(body) == 0 {
 		return err
 	}
@@ -196,18 +196,21 @@ func (h *httpSkin) checkBody(r *http.Request, message proto.Message) error {
 	return nil
 }
 
-// readBody returns the body, up to the limit. The error is a *fault.
-func (h *httpSkin) readBody(r *http.Request) ([]byte, error) {
+// readBody returns the body, up to the limits of size and time. The error is a *fault.
+func (h *httpSkin) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength == 0 {
 		return nil, nil
 	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyReadTimeout)) // a writer that can't is not a connection
 	body, err := io.ReadAll(io.LimitReader(r.Body, int64(h.maxBody)+1))
 	if err == nil && len(body) > h.maxBody {
 		err = errTooLarge
 	}
 	if err != nil {
-		return nil, newFault(bodyRead, reasonBadRequest, err)
+		return nil, newFault(bodyRead, reasonBadRequest, err) // the deadline stays: net/http reads what is left
 	}
+	_ = control.SetReadDeadline(time.Time{}) // or else the call itself would inherit it
 	return body, nil
 }
 

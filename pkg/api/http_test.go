@@ -169,4 +169,8 @@ func TestHTTPBytes(t *testing.T) {
 			}
 		})
 	}
+	denied := []string{"api checkout vault hidden", "api checkout nostore x", "api checkout closed x", "api checkout others x", "api checkout nostore "}
+	if diff := cmp.Diff(denied, f.audit.denied); diff != "" {
+		t.Errorf("audited denials (-want +got):\n%s", diff)
+	}
 }

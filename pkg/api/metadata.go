@@ -2,6 +2,7 @@ package api
 
 import (
 	"maps"
+	"strings"
 	"sync"
 
 	"github.com/keywell/keywell/pkg/scope"
@@ -10,8 +11,8 @@ import (
 // The limits of what callers may add to their metadata, in callers, entries of each, and bytes of a key and a value
 // together.
 const (
-	maxMetadataApps    = 1024
-	maxMetadataEntries = 64
+	maxMetadataApps    = 512
+	maxMetadataEntries = 16
 	maxMetadataBytes   = 4096
 )
 
@@ -43,7 +44,7 @@ func (c *core) describe(id scope.Identity) description {
 		case s.Open:
 			d.Components = append(d.Components, componentInfo{s.Name, s.Type, s.Version, s.Capabilities})
 		default:
-			d.Extended["keywell.closedStore."+s.Name] = s.Reason
+			d.Extended["keywell.closedStore."+s.Name] = strings.ToValidUTF8(s.Reason, "\uFFFD") // may hold a path
 		}
 	}
 	d.Extended["daprRuntimeVersion"] = c.version
@@ -68,7 +69,8 @@ func (m *addedMetadata) of(id scope.Identity) map[string]string {
 	return added
 }
 
-// set adds an entry for the app of id. An empty key is ignored, as in Dapr. The error is a *fault.
+// set adds an entry for the app of id. An empty key is ignored, as in Dapr, and what is not UTF-8 is replaced, because
+// gRPC could not answer with it. The error is a *fault.
 func (m *addedMetadata) set(id scope.Identity, key, value string) error {
 	if key == "" {
 		return nil
@@ -76,6 +78,7 @@ func (m *addedMetadata) set(id scope.Identity, key, value string) error {
 	if len(key)+len(value) > maxMetadataBytes {
 		return newFault(metadataLimit, reasonLimit, "entry is too large")
 	}
+	key, value = strings.ToValidUTF8(key, "\uFFFD"), strings.ToValidUTF8(value, "\uFFFD")
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	app := appKey{id.Namespace, id.AppID}

@@ -20,6 +20,7 @@ const (
 	defaultBodyBytes  = 4 << 20
 	defaultReadBuffer = 4 << 10
 	headerReadTimeout = 10 * time.Second
+	bodyReadTimeout   = 10 * time.Second // not Dapr's, which waits for ever
 	gracePeriod       = 10 * time.Second
 )
 

@@ -17,7 +17,7 @@ var ErrStoreClosed = errors.New("store is not open")
 // Request is one read.
 type Request struct {
 	Grant    scope.Grant
-	Metadata map[string]string     // request metadata that selects no other bytes; see providers.Query
+	Metadata map[string]string     // the caller's request metadata, selectors aside; other metadata is another answer
 	Tokens   providers.TokenSource // the caller's own tokens; may be nil
 	// MaxAge is how old an answer may be. Zero: the store's CacheTTL. A volume passes its own refresh interval here, so
 	// that volumes with one interval share one read and a shorter interval is still honoured.
@@ -39,6 +39,14 @@ type Result struct {
 	// RefreshInterval is the store's default for how often a volume reads again.
 	RefreshInterval time.Duration
 	Digest          Digest // of names and values of all fields; equal digests mean equal content
+}
+
+// Listing is the names in a store and how old they are; see Result for the times.
+type Listing struct {
+	Names     []string // sorted; shared: they must not be changed
+	FetchedAt time.Time
+	ExpiresAt time.Time
+	Stale     bool
 }
 
 // Digest identifies a payload's content within this process. It is keyed with a random key made at start, so that it

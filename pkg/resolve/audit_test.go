@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -39,11 +41,13 @@ func records(t *testing.T, log string) []map[string]any {
 // record returns what every record about alice and store "s" has, and more.
 func record(msg string, more map[string]any) map[string]any {
 	r := map[string]any{
-		"msg": msg, "origin": "api", "store": "s", "secret": "", "stage": "", "store_namespace": "",
+		"msg": msg, "origin": "api", "store": "s",
 		"namespace": "shop", "pod": "alice-1", "service_account": "alice", "app_id": "web",
 	}
 	for k, v := range more {
-		r[k] = v
+		if v != "" {
+			r[k] = v
+		}
 	}
 	return r
 }
@@ -93,6 +97,53 @@ func TestAudit(t *testing.T) {
 			t.Error(diff)
 		}
 	})
+}
+
+// A record with everything that there is fits, and a refusal that hides a store still says why.
+func TestAuditInFull(t *testing.T) {
+	var log buffer
+	f := newFixtureWith(t, resolve.Options{Audit: log.logger()}, resolve.Settings{})
+	ref := scope.Ref{Store: "s", Name: "a", Version: "1", Stage: "s", Namespace: "n"}
+	_, _ = f.Resolve(t.Context(), readAs(t, alice, ref))
+	hiding, err := scope.NewPolicy(scope.Rules{Stores: []scope.Store{{Name: "s", AppIDs: []string{"other"}, Source: "x.yaml:1"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, refused := hiding.Authorize(alice, ref)
+	f.AuditDenied(t.Context(), "api", alice, ref, refused)
+	full := map[string]any{"secret": "a", "version": "1", "stage": "s", "store_namespace": "n"}
+	read := record("secret read", full)
+	maps.Copy(read, map[string]any{"decision": "allow", "result": "not found", "cached": false, "stale": false})
+	denied := record("read denied", full)
+	maps.Copy(denied, map[string]any{"decision": "deny", "rule": `x.yaml:1: the scopes of store "s" do not list app id "web"`})
+	if diff := cmp.Diff([]map[string]any{read, denied}, records(t, log.String())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// full is a disk without space.
+type full struct{ writes int }
+
+func (f *full) Write([]byte) (int, error) {
+	f.writes++
+	return 0, errors.New("no space left")
+}
+
+func TestAuditThatFails(t *testing.T) {
+	var log buffer
+	var disk full
+	reg := prometheus.NewPedanticRegistry()
+	f := newFixtureWith(t, resolve.Options{Logger: log.logger(), Audit: slog.New(slog.NewJSONHandler(&disk, nil)), Registerer: reg}, resolve.Settings{})
+	f.put("a", "1")
+	for range 3 {
+		f.want(read(t, "a"), "1", false, 1)
+	}
+	if n := strings.Count(log.String(), "audit records are being lost"); n != 1 || disk.writes != 3 {
+		t.Errorf("said %d times after %d writes: %s", n, disk.writes, log.String())
+	}
+	if got := gather(t, reg)["audit_failures_total{}"]; got != 3 {
+		t.Errorf("audit_failures_total is %v", got)
+	}
 }
 
 // gather returns the registry's samples: name{label values} → value.
@@ -156,8 +207,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("breaker_state is %v after the pause", got)
 		}
 		f.Remove("s")
-		if got := gather(t, reg); len(got) != 0 {
-			t.Errorf("after Remove there is still %v", got)
+		f.wantKind(read(t, "y"), providers.Unavailable, 3)
+		if diff := cmp.Diff(map[string]float64{"closed_reads_total{}": 1, "audit_failures_total{}": 0}, gather(t, reg)); diff != "" {
+			t.Errorf("after Remove: %s", diff)
 		}
 	})
 }

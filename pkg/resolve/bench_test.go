@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/keywell/keywell/pkg/providers"
@@ -41,12 +43,18 @@ func benchResolver(b *testing.B, opts resolve.Options) (*resolve.Resolver, []res
 }
 
 func BenchmarkHit(b *testing.B) {
-	for name, opts := range map[string]resolve.Options{
-		"plain": {},
-		"audit": {Audit: slog.New(slog.NewJSONHandler(io.Discard, nil))},
+	file, err := os.OpenFile(filepath.Join(b.TempDir(), "audit.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	for name, audit := range map[string]*slog.Logger{
+		"plain":         nil,
+		"audit":         slog.New(slog.NewJSONHandler(io.Discard, nil)),
+		"audit to file": slog.New(slog.NewJSONHandler(file, nil)),
 	} {
 		b.Run(name, func(b *testing.B) {
-			r, reqs := benchResolver(b, opts)
+			r, reqs := benchResolver(b, resolve.Options{Audit: audit})
 			for i := range b.N {
 				if _, err := r.Resolve(b.Context(), reqs[i%len(reqs)]); err != nil {
 					b.Fatal(err)

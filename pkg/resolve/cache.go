@@ -2,6 +2,8 @@ package resolve
 
 import (
 	"container/list"
+	"encoding/binary"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,12 +16,28 @@ import (
 type key struct {
 	scope.Ref
 	list                           bool
+	metadata                       string // see canonical
 	callerNamespace, callerAccount string
 }
 
 // concerns tells whether a change of the secret called name may change the answer. Any change may add or remove a name,
-// so a listing is always concerned.
+// so a listing, which has no name, is always concerned.
 func (k key) concerns(name string) bool { return name == "" || k.list || k.Name == name }
+
+// canonical returns request metadata as text, the same text only for the same metadata. What a driver makes of metadata
+// is not known here, so an answer is kept for those who sent the same: nobody can plant an answer for others.
+func canonical(metadata map[string]string) string {
+	if len(metadata) == 0 {
+		return ""
+	}
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(metadata)) {
+		b = append(binary.AppendUvarint(b, uint64(len(name))), name...)
+		value := metadata[name]
+		b = append(binary.AppendUvarint(b, uint64(len(value))), value...)
+	}
+	return string(b)
+}
 
 // answer is what the store said about one key: a payload, a listing or a refusal. It is immutable.
 type answer struct {
@@ -50,7 +68,7 @@ func (a *answer) same(b *answer) bool {
 // What an entry costs beyond its bytes, measured and rounded up: the entry, the answer, the list element and the map
 // slot; and per field the map slot, the Value and its closure.
 const (
-	entryOverhead = 750
+	entryOverhead = 850
 	fieldOverhead = 100
 	nameOverhead  = 16
 )
@@ -58,7 +76,7 @@ const (
 // size returns how many bytes a takes in the cache.
 func (a *answer) size(k key) int64 {
 	n := entryOverhead + len(k.Store) + len(k.Name) + len(k.Version) + len(k.Stage) + len(k.Namespace) +
-		len(k.callerNamespace) + len(k.callerAccount) + len(a.payload.Version)
+		len(k.metadata) + len(k.callerNamespace) + len(k.callerAccount) + len(a.payload.Version)
 	for name, v := range a.payload.Fields {
 		n += fieldOverhead + len(name) + v.Len()
 	}
@@ -75,12 +93,15 @@ type entry struct {
 	bytes    int64
 	outdated bool // no longer fresh, whatever its age
 	failing  bool // a refresh has failed since, and this has been logged
+
+	before, after *entry // others of the same name
 }
 
 // cache keeps the answers of one store, up to a number and a size; the least recently used ones go first. An answer
 // stays after it has expired, as the last good one. The caller holds the installation's lock.
 type cache struct {
 	entries    map[key]*list.Element // key → *entry in recent
+	named      map[string]*entry     // secret name → first of its entries; empty name → listings
 	recent     list.List             // most recently used first
 	bytes      int64
 	maxEntries int
@@ -88,7 +109,7 @@ type cache struct {
 }
 
 func newCache(maxEntries int, maxBytes int64) *cache {
-	return &cache{entries: map[key]*list.Element{}, maxEntries: maxEntries, maxBytes: maxBytes}
+	return &cache{entries: map[key]*list.Element{}, named: map[string]*entry{}, maxEntries: maxEntries, maxBytes: maxBytes}
 }
 
 // get returns the entry of k, or nil, and marks it as used.
@@ -112,7 +133,9 @@ func (c *cache) put(k key, a *answer, outdated bool) (changed, lost bool) {
 	if size > c.maxBytes { // would evict everything and still not fit
 		return changed, true
 	}
-	c.entries[k] = c.recent.PushFront(&entry{key: k, answer: a, bytes: size, outdated: outdated})
+	e := &entry{key: k, answer: a, bytes: size, outdated: outdated}
+	c.entries[k] = c.recent.PushFront(e)
+	c.link(e)
 	c.bytes += size
 	for len(c.entries) > c.maxEntries || c.bytes > c.maxBytes {
 		c.drop(c.recent.Back().Value.(*entry).key)
@@ -127,18 +150,49 @@ func (c *cache) drop(k key) bool {
 	if !ok {
 		return false
 	}
-	c.bytes -= el.Value.(*entry).bytes
-	c.recent.Remove(el)
+	e := c.recent.Remove(el).(*entry)
+	c.bytes -= e.bytes
+	c.unlink(e)
 	delete(c.entries, k)
 	return true
 }
 
-// outdate marks what a change of name concerns. It looks at every entry: changes are rare beside reads, and an index
-// would cost each entry more than it saves.
+// link puts e before the other entries of its name.
+func (c *cache) link(e *entry) {
+	e.after = c.named[e.key.Name]
+	if e.after != nil {
+		e.after.before = e
+	}
+	c.named[e.key.Name] = e
+}
+
+// unlink takes e out of the entries of its name.
+func (c *cache) unlink(e *entry) {
+	if e.after != nil {
+		e.after.before = e.before
+	}
+	switch {
+	case e.before != nil:
+		e.before.after = e.after
+	case e.after != nil:
+		c.named[e.key.Name] = e.after
+	default:
+		delete(c.named, e.key.Name)
+	}
+}
+
+// outdate marks what a change of name concerns. It looks at nothing else: when a store announces thousands of changes one
+// by one, readers must not wait for as many walks through the cache.
 func (c *cache) outdate(name string) {
-	for k, el := range c.entries {
-		if k.concerns(name) {
+	if name == "" {
+		for _, el := range c.entries {
 			el.Value.(*entry).outdated = true
+		}
+		return
+	}
+	for _, concerned := range []string{name, ""} {
+		for e := c.named[concerned]; e != nil; e = e.after {
+			e.outdated = true
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package resolve_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -221,8 +222,8 @@ func TestInvalidate(t *testing.T) {
 	f.want(read(t, "a"), "1", false, 1)
 	f.want(read(t, "b"), "1", false, 1)
 	f.wantKind(read(t, "new"), providers.NotFound, 1)
-	if names, err := f.List(t.Context(), list(t)); err != nil || len(names) != 2 {
-		t.Errorf("%v, %v", names, err)
+	if l, err := f.List(t.Context(), list(t)); err != nil || len(l.Names) != 2 {
+		t.Errorf("%v, %v", l.Names, err)
 	}
 	f.put("a", "2")
 	f.put("new", "1")
@@ -231,8 +232,8 @@ func TestInvalidate(t *testing.T) {
 	f.want(read(t, "b"), "1", false, 1) // another secret
 	f.Invalidate("s", "new")
 	f.want(read(t, "new"), "1", false, 2) // not "not found" any more
-	if names, err := f.List(t.Context(), list(t)); err != nil || len(names) != 3 {
-		t.Errorf("a change may change the listing, got %v, %v", names, err)
+	if l, err := f.List(t.Context(), list(t)); err != nil || len(l.Names) != 3 {
+		t.Errorf("a change may change the listing, got %v, %v", l.Names, err)
 	}
 	f.Invalidate("s", "")
 	f.want(read(t, "b"), "1", false, 2)
@@ -316,5 +317,85 @@ func TestDigest(t *testing.T) {
 	res, err := other.Resolve(t.Context(), readAs(t, alice, scope.Ref{Store: "s", Name: "base"}))
 	if err != nil || res.Digest == base {
 		t.Errorf("digests of two processes can be compared (%v)", err)
+	}
+}
+
+// A store may announce the change of every one of its secrets: what that costs must grow with their number, not with
+// its square.
+func TestInvalidateEachOfMany(t *testing.T) {
+	const secrets = 10_000
+	r := resolve.New(resolve.Options{})
+	t.Cleanup(r.Close)
+	r.Install(resolve.Store{Name: "s", Provider: fetchFunc(instant), Settings: resolve.Settings{MaxEntries: secrets, RequestsPerSecond: 1e9, Burst: 1e9}})
+	p := policy(t)
+	names := make([]string, secrets)
+	for i := range names {
+		names[i] = fmt.Sprint("secret-", i)
+		g, err := p.Authorize(alice, scope.Ref{Store: "s", Name: names[i]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Resolve(t.Context(), resolve.Request{Grant: g}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	for _, name := range names {
+		r.Invalidate("s", name)
+	}
+	if took := time.Since(begun); took > time.Second { // a walk through the cache for each takes several
+		t.Errorf("took %v", took)
+	}
+}
+
+// What is known of one name under several selectors is outdated together, and what is dropped from among them is gone.
+func TestInvalidateEverySelector(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newFixture(t, resolve.Settings{CacheTTL: time.Hour, MaxEntries: 3})
+		var reqs []resolve.Request
+		for _, ns := range []string{"1", "2", "3", "4", "5"} { // of which the last three stay
+			f.store.PutPayload(ns, "a", one(ns))
+			reqs = append(reqs, readAs(t, alice, scope.Ref{Store: "s", Name: "a", Namespace: ns}))
+		}
+		fetches := 0
+		for i, req := range reqs {
+			fetches++
+			f.want(req, fmt.Sprint(i+1), false, fetches)
+		}
+		f.want(reqs[3], "4", false, fetches) // from the middle to the front
+		fetches++
+		f.want(reqs[0], "1", false, fetches) // in place of the third
+		f.want(reqs[4], "5", false, fetches)
+		f.Invalidate("s", "a")
+		for _, i := range []int{0, 3, 4} {
+			fetches++
+			f.want(reqs[i], fmt.Sprint(i+1), false, fetches)
+			f.want(reqs[i], fmt.Sprint(i+1), false, fetches)
+		}
+	})
+}
+
+// An answer that a caller got with metadata of its own is not given to others: a driver may heed it.
+func TestMetadataCannotPlantAnAnswer(t *testing.T) {
+	r := resolve.New(resolve.Options{})
+	t.Cleanup(r.Close)
+	r.Install(resolve.Store{Name: "s", Provider: fetchFunc(func(_ context.Context, q providers.Query) (providers.Payload, error) {
+		return one(fmt.Sprint(len(q.Metadata), q.Metadata["path"])), nil
+	})})
+	for _, tt := range []struct {
+		metadata map[string]string
+		want     string
+	}{
+		{map[string]string{"path": "x"}, "1x"},
+		{nil, "0"},
+		{map[string]string{"path": "x", "": ""}, "2x"}, // the same when all is written in a row
+		{map[string]string{"path": "x"}, "1x"},
+	} {
+		req := read(t, "a")
+		req.Metadata = tt.metadata
+		res, err := r.Resolve(t.Context(), req)
+		if got := string(res.Fields["k"].Reveal()); err != nil || got != tt.want {
+			t.Errorf("with metadata %v: %q, %v", tt.metadata, got, err)
+		}
 	}
 }

@@ -142,7 +142,7 @@ func (in *installation) cached(req *Request, now time.Time) (reply, bool) {
 
 // keyOf returns the cache key of a request, or Invalid where the request can't be made to this store.
 func (in *installation) keyOf(req *Request, list bool) (key, error) {
-	k := key{Ref: req.Grant.Ref(), list: list}
+	k := key{Ref: req.Grant.Ref(), list: list, metadata: canonical(req.Metadata)}
 	if in.PerIdentity {
 		id := req.Grant.Identity()
 		if id.Namespace == "" || id.ServiceAccount == "" { // a reference, or a caller known by app id only

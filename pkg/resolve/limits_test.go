@@ -160,8 +160,12 @@ func TestStaleListing(t *testing.T) {
 		f := newFixture(t, resolve.Settings{StaleFor: time.Minute})
 		f.put("a", "1")
 		for range 2 {
-			if names, err := f.List(t.Context(), list(t)); err != nil || len(names) != 1 {
-				t.Errorf("%v, %v", names, err)
+			l, err := f.List(t.Context(), list(t))
+			if err != nil || len(l.Names) != 1 {
+				t.Errorf("%v, %v", l.Names, err)
+			}
+			if fresh := l.ExpiresAt.Equal(l.FetchedAt.Add(time.Minute)); fresh == l.Stale || time.Since(l.FetchedAt) > 0 != l.Stale {
+				t.Errorf("stale %t, fetched %v, expires %v", l.Stale, l.FetchedAt, l.ExpiresAt)
 			}
 			f.store.Fail(down)
 			advance(time.Minute)

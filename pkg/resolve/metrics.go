@@ -23,6 +23,9 @@ type metrics struct {
 	reads   *prometheus.CounterVec
 	calls   *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
+
+	closed    prometheus.Counter // has no store label: a store that is gone has no label sets
+	unaudited prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, r *Resolver) *metrics {
@@ -44,6 +47,14 @@ func newMetrics(reg prometheus.Registerer, r *Resolver) *metrics {
 			Help:    "Duration of calls of the store.",
 			Buckets: []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"store"}),
+		closed: factory.NewCounter(prometheus.CounterOpts{
+			Name: "keywell_resolve_closed_reads_total",
+			Help: "Reads of stores that are not in service.",
+		}),
+		unaudited: factory.NewCounter(prometheus.CounterOpts{
+			Name: "keywell_resolve_audit_failures_total",
+			Help: "Audit records that could not be written.",
+		}),
 	}
 }
 

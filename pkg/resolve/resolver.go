@@ -17,7 +17,7 @@ import (
 // Options are what a Resolver is made of. Every field may be left zero.
 type Options struct {
 	Logger     *slog.Logger          // nil: discard
-	Audit      *slog.Logger          // one record per read; nil: none
+	Audit      *slog.Logger          // one record per read, of which attributes without a value are left out; nil: none
 	Registerer prometheus.Registerer // nil: no metrics
 	// Changed is called after cached answers for a secret became outdated: by a notification or Invalidate, by Install or
 	// Remove, or because a refresh returned other content. An empty name stands for every secret of the store. It is
@@ -29,7 +29,7 @@ type Options struct {
 // concurrent use.
 type Resolver struct {
 	log     *slog.Logger
-	audit   *slog.Logger
+	audit   slog.Handler
 	metrics *metrics
 	changed func(store, name string)
 	digests digester
@@ -39,6 +39,8 @@ type Resolver struct {
 	arrived  chan struct{}                            // level trigger for Run: the stores changed
 	draining sync.WaitGroup                           // one per provider that is being closed
 
+	auditFailing atomic.Bool // the last audit record was lost
+
 	mu     sync.Mutex // serialises changes of stores
 	closed bool
 }
@@ -47,7 +49,7 @@ type Resolver struct {
 func New(opts Options) *Resolver {
 	r := &Resolver{
 		log:     orDiscard(opts.Logger),
-		audit:   orDiscard(opts.Audit),
+		audit:   orDiscard(opts.Audit).Handler(),
 		changed: opts.Changed,
 		arrived: make(chan struct{}, 1),
 	}
@@ -79,11 +81,10 @@ func (r *Resolver) Install(s Store) {
 	}
 	old := r.installed(s.Name)
 	r.replace(s.Name, newInstallation(r, s))
-	r.mu.Unlock()
-
 	if old != nil {
 		r.retire(old)
 	}
+	r.mu.Unlock()
 	r.announce(s.Name)
 }
 
@@ -94,10 +95,11 @@ func (r *Resolver) Remove(name string) {
 	old := r.installed(name)
 	r.replace(name, nil)
 	r.metrics.forget(name)
-	r.mu.Unlock()
-
 	if old != nil {
 		r.retire(old)
+	}
+	r.mu.Unlock()
+	if old != nil {
 		r.announce(name)
 	}
 }
@@ -111,11 +113,10 @@ func (r *Resolver) Close() {
 	for name := range stores {
 		r.metrics.forget(name)
 	}
-	r.mu.Unlock()
-
 	for _, in := range stores {
 		r.retire(in)
 	}
+	r.mu.Unlock()
 	r.draining.Wait()
 }
 
@@ -155,20 +156,21 @@ func (r *Resolver) Cached(ctx context.Context, req Request) (Result, bool) {
 	return in.result(rep, &req), true
 }
 
-// List returns the names of the secrets in the store, sorted. The slice is shared: it must not be changed. It is cached,
-// refreshed and served stale as Resolve does, and has the same errors; Invalid says that the store has no listing.
-// The names are for deciding on each of them, not for the caller: see scope.Policy.AuthorizeList.
-func (r *Resolver) List(ctx context.Context, req Request) ([]string, error) {
+// List returns the names of the secrets in the store. It is cached, refreshed and served stale as Resolve does, and has
+// the same errors; Invalid says that the store has no listing. The names are for deciding on each of them, not for the
+// caller: see scope.Policy.AuthorizeList.
+func (r *Resolver) List(ctx context.Context, req Request) (Listing, error) {
 	if !req.Grant.Lists() {
-		return nil, ErrNotGranted
+		return Listing{}, ErrNotGranted
 	}
 	begun := time.Now()
 	in, rep, err := r.read(ctx, &req, true, begun)
 	r.record(ctx, "secrets listed", in, &req, rep, err, begun)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
-	return rep.answer.names, nil
+	res := in.result(rep, &req)
+	return Listing{Names: rep.answer.names, FetchedAt: res.FetchedAt, ExpiresAt: res.ExpiresAt, Stale: res.Stale}, nil
 }
 
 // Invalidate marks what is cached of the secret as outdated, so that the next read asks the store. An empty name stands
@@ -219,7 +221,8 @@ func (r *Resolver) replace(name string, in *installation) {
 	r.stores.Store(&stores)
 }
 
-// retire stops reads from in and closes its provider after the calls under way. No new read finds in any more.
+// retire stops reads from in and closes its provider after the calls under way. No new read finds in any more. The
+// caller holds r.mu, so that Close waits for every provider.
 func (r *Resolver) retire(in *installation) {
 	in.retire()
 	r.draining.Go(func() {

@@ -31,7 +31,7 @@ func (d Decision) err(ref Ref) error {
 	case d.Allowed:
 		return nil
 	case d.hidden:
-		return ErrStoreNotFound
+		return &hiddenError{rule: d.Rule()}
 	default:
 		return &DeniedError{Ref: ref, Rule: d.Rule()}
 	}

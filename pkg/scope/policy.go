@@ -113,7 +113,7 @@ func rulesFor(store string, all []AccessRule) []AccessRule {
 	return rules
 }
 
-// Authorize decides whether id may read ref. The error is ErrStoreNotFound or a *DeniedError.
+// Authorize decides whether id may read ref. The error wraps ErrStoreNotFound or is a *DeniedError.
 func (p *Policy) Authorize(id Identity, ref Ref) (Grant, error) {
 	if err := p.decide(id, ref).err(ref); err != nil {
 		return Grant{}, err

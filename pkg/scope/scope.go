@@ -57,8 +57,27 @@ func (g Grant) Lists() bool { return g.kind == list }
 // IsReference reports whether g was made for a secretKeyRef of a component, on the agent's own behalf.
 func (g Grant) IsReference() bool { return g.kind == reference }
 
-// ErrStoreNotFound is returned for a store that does not exist or that the caller must not know of.
+// ErrStoreNotFound is returned, perhaps wrapped, for a store that does not exist or that the caller must not know of.
 var ErrStoreNotFound = errors.New("store not found")
+
+// hiddenError is ErrStoreNotFound with the rule that hides the store, which is for the audit trail.
+type hiddenError struct{ rule string }
+
+func (e *hiddenError) Error() string { return ErrStoreNotFound.Error() }
+
+func (e *hiddenError) Unwrap() error { return ErrStoreNotFound }
+
+// RuleOf returns the rule, with its source, because of which a Policy returned err. It is for the audit trail and for
+// admins, not for the caller. It is empty if err came from elsewhere.
+func RuleOf(err error) string {
+	if e, ok := errors.AsType[*DeniedError](err); ok {
+		return e.Rule
+	}
+	if e, ok := errors.AsType[*hiddenError](err); ok {
+		return e.rule
+	}
+	return ""
+}
 
 // DeniedError is returned when a rule forbids a read, or when none allows it.
 type DeniedError struct {
