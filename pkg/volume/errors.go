@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -24,5 +25,28 @@ type InvalidError struct {
 	Problems []string // at least one; each names the attribute, line, item or field, and the remedy
 }
 
-// Error joins the problems.
-func (e *InvalidError) Error() string { return strings.Join(e.Problems, "; ") }
+// How much of the problems a message holds: it goes into a pod's event and the log, and the author of a pod chooses how
+// many problems there are and how long the names in them.
+const (
+	maxProblems      = 10
+	maxProblemLength = 500
+)
+
+// Error joins the first ten problems, cutting those that are very long.
+func (e *InvalidError) Error() string {
+	var b strings.Builder
+	for i, p := range e.Problems {
+		switch {
+		case i == maxProblems:
+			fmt.Fprintf(&b, "; and %d more", len(e.Problems)-maxProblems)
+			return b.String()
+		case i > 0:
+			b.WriteString("; ")
+		}
+		if len(p) > maxProblemLength {
+			p = strings.ToValidUTF8(p[:maxProblemLength], "") + "…"
+		}
+		b.WriteString(p)
+	}
+	return b.String()
+}

@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"path"
 	"path/filepath"
 	"strings"
@@ -61,14 +62,25 @@ func (s *pathSet) add(p, owner string) error {
 	if other, ok := s.above[p]; ok {
 		return fmt.Errorf("%s needs a directory %q, where %s has a file", other, p, owner)
 	}
-	for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
+	for dir := range parents(p) {
 		if other, ok := s.leaves[dir]; ok {
 			return fmt.Errorf("%s needs a directory %q, where %s has a file", owner, dir, other)
 		}
 	}
 	s.leaves[p] = owner
-	for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
+	for dir := range parents(p) {
 		s.above[dir] = owner
 	}
 	return nil
+}
+
+// parents are the directories above p, in a volume, the nearest first. p is in its shortest form.
+func parents(p string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := strings.LastIndexByte(p, '/'); i > 0; i = strings.LastIndexByte(p[:i], '/') {
+			if !yield(p[:i]) {
+				return
+			}
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"slices"
 	"strings"
 
@@ -171,7 +170,10 @@ func footprint(files []File) (size int64, entries int) {
 	dirs := map[string]bool{}
 	for _, f := range files {
 		size += (int64(f.Data.Len()) + page - 1) / page * page
-		for dir := path.Dir(f.Path); dir != "." && !dirs[dir]; dir = path.Dir(dir) {
+		for dir := range parents(f.Path) {
+			if dirs[dir] {
+				break
+			}
 			dirs[dir] = true
 		}
 	}

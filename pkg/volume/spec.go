@@ -46,7 +46,8 @@ const (
 // none is used twice or is both a file and a directory. Directories have mode 0755 and belong to the agent, so that
 // whoever the files belong to can reach them; what protects a secret is the file's mode.
 //
-// The error is an *InvalidError that lists everything that is wrong. No secret has been read by then.
+// A volume has up to 1024 items. The error is an *InvalidError that lists everything that is wrong. No secret has been
+// read by then.
 func ParseSpec(attributes map[string]string) (Spec, error) {
 	spec, problems := parseSpec(attributes)
 	if len(problems) > 0 {
@@ -93,9 +94,15 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 
 var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attrUID, attrGID, attrSize, attrRefreshInterval}
 
+// maxItems limits what one volume can make the agent read and hold at one time.
+const maxItems = 1024
+
 func (s Spec) check() (problems []string) {
-	if len(s.Items) == 0 {
-		problems = append(problems, "volume attribute \"secrets\" names no secret; list at least one")
+	switch n := len(s.Items); {
+	case n == 0:
+		return []string{`volume attribute "secrets" names no secret; list at least one`}
+	case n > maxItems:
+		return []string{fmt.Sprintf(`volume attribute "secrets" lists %d secrets, and %d are allowed; use several volumes`, n, maxItems)}
 	}
 	var paths pathSet
 	for _, it := range s.Items {

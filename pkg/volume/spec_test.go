@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -126,6 +127,8 @@ func TestParseSpecRefuses(t *testing.T) {
 		{"path too long", map[string]string{"store": "s", "secrets": strings.Repeat("x/", 2048) + "x"}, []string{"longer than 4096"}},
 		{"reserved elements", map[string]string{"store": "s", "secrets": "..data,a/..b"}, []string{`".."`, `".."`}},
 		{"not text", map[string]string{"store": "s", "secrets": "a\x00b,a\xffb,a\x1bb"}, []string{"not text", "not text", "not text"}},
+		{"too many secrets", map[string]string{"store": "s", "secrets": strings.Repeat("/bad,", 1025)}, []string{"lists 1025 secrets, and 1024 are allowed"}},
+		{"comments only", map[string]string{"store": "s", "secrets": "#\n#"}, []string{`"secrets"`}},
 		{"hostile field paths", map[string]string{"store": "s", "secrets": "[{name: a, path: b, fields: {x: ../../etc/passwd, y: /etc/passwd}}]"}, []string{`field "x": path "../../etc/passwd"`, `field "y"`}},
 		{"raw with two fields", map[string]string{"store": "s", "secrets": "[{name: a, format: raw, fields: [x, y]}]"}, []string{"format raw writes one field"}},
 		{"raw with a field path", map[string]string{"store": "s", "secrets": "[{name: a, format: raw, fields: {x: y}}]"}, []string{"set path of the item"}},
@@ -147,6 +150,29 @@ func TestParseSpecRefuses(t *testing.T) {
 				} else {
 					problems = problems[1:]
 				}
+			}
+		})
+	}
+}
+
+// TestProblemsAreOneShortLine asks for what an event or a log line can't hold.
+func TestProblemsAreOneShortLine(t *testing.T) {
+	for name, secrets := range map[string]string{
+		"many": strings.Repeat("/bad,", 1000),
+		"long": "/" + strings.Repeat("é", 100_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := volume.ParseSpec(map[string]string{"store": "s", "secrets": secrets})
+			var invalid *volume.InvalidError
+			if !errors.As(err, &invalid) {
+				t.Fatalf("got %v, want an *InvalidError", err)
+			}
+			message := err.Error()
+			if len(message) > 6000 || !utf8.ValidString(message) || !strings.Contains(message, "is absolute") && name == "many" {
+				t.Errorf("the message has %d bytes: %.200s…", len(message), message)
+			}
+			if name == "many" && (len(invalid.Problems) != 1000 || !strings.HasSuffix(message, "; and 990 more")) {
+				t.Errorf("of %d problems, the message is %s", len(invalid.Problems), message)
 			}
 		})
 	}
