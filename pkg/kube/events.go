@@ -1,0 +1,219 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// Reason says in one word what happened to a pod, as kubectl describe shows it.
+type Reason string
+
+// The reasons.
+const (
+	Rotated   Reason = "SecretsRotated"  // a volume has new content
+	Denied    Reason = "SecretDenied"    // a rule keeps a secret from the pod
+	StoreDown Reason = "SecretStoreDown" // a store does not answer, and the pod gets old content or none
+	Missing   Reason = "SecretNotFound"  // a store does not have what the pod asks for
+	Invalid   Reason = "SecretsInvalid"  // the pod's volume asks for what can't be
+)
+
+// kind returns the type of an event, in the words of Kubernetes.
+func (r Reason) kind() string {
+	if r == Rotated {
+		return corev1.EventTypeNormal
+	}
+	return corev1.EventTypeWarning
+}
+
+// Event is something that the owner of a pod should see.
+type Event struct {
+	Pod     scope.Identity // an event without a namespace, name or UID of a pod is dropped: it has no place
+	Reason  Reason
+	Message string // what happened and what to do about it; cut after 1024 bytes. It never holds a value.
+}
+
+const (
+	eventQueue     = 256              // events that wait to be written
+	eventsPerSec   = 5                // written by this node, after a burst
+	eventBurst     = 25               //
+	maxEventBytes  = 1024             // of a message; the API's limit for notes (events.k8s.io/v1)
+	maxSeries      = 2048             // of pod and reason that are remembered
+	repeatAfter    = 5 * time.Minute  // before the same is said of a pod again; doubled each time
+	repeatAtMost   = time.Hour        // what it is doubled up to: the API server forgets events after that
+	changeInterval = 10 * time.Second // between two different messages of one pod and reason
+	component      = "keywell"
+)
+
+// EventsOptions configure an Events.
+type EventsOptions struct {
+	Client     *Client               // required
+	Node       string                // this node's name in Kubernetes; required
+	Logger     *slog.Logger          // nil: discard
+	Registerer prometheus.Registerer // nil: none
+}
+
+// Events writes events on pods. It needs the right to create events and no other: a repetition is another event, with
+// the number of times that it stands for. It is safe for concurrent use.
+type Events struct {
+	opts    EventsOptions
+	queue   chan Event
+	limit   *rate.Limiter
+	results *prometheus.CounterVec
+	said    map[topic]*series // for Run only
+}
+
+// topic is what repetitions are counted by.
+type topic struct {
+	podUID string
+	reason Reason
+}
+
+// series is what has been said about a topic.
+type series struct {
+	message string
+	at      time.Time     // when it was said last
+	pause   time.Duration // until the same is said again
+	since   time.Time     // when it happened first, of what has not been said
+	unsaid  int32         // how often it happened since it was said
+}
+
+// NewEvents returns an Events that writes nothing before Run.
+func NewEvents(opts EventsOptions) (*Events, error) {
+	if opts.Client == nil || opts.Node == "" {
+		return nil, errors.New("events need a Client and a Node")
+	}
+	opts.Logger = orDiscard(opts.Logger)
+	e := &Events{
+		opts:  opts,
+		queue: make(chan Event, eventQueue),
+		limit: rate.NewLimiter(eventsPerSec, eventBurst),
+		results: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keywell_kube_events_total",
+			Help: "Events on pods, by result: written, repeated (counted, not written), dropped (too many at once), failed.",
+		}, []string{"result"}),
+		said: map[topic]*series{},
+	}
+	if opts.Registerer == nil {
+		return e, nil
+	}
+	return e, opts.Registerer.Register(e.results)
+}
+
+// Emit hands an event over. It never blocks; an event that finds the queue full is dropped and counted.
+func (e *Events) Emit(ev Event) {
+	if ev.Pod.Namespace == "" || ev.Pod.Pod == "" || ev.Pod.PodUID == "" {
+		return
+	}
+	select {
+	case e.queue <- ev:
+	default:
+		e.results.WithLabelValues("dropped").Inc()
+	}
+}
+
+// Run writes events until ctx ends; then it returns nil. What waits then is lost.
+func (e *Events) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev := <-e.queue:
+			now := time.Now()
+			s, due := e.due(ev, now)
+			if !due {
+				e.results.WithLabelValues("repeated").Inc()
+				continue
+			}
+			if e.limit.Wait(ctx) != nil {
+				return nil
+			}
+			e.write(ctx, ev, s.since, s.unsaid, now)
+		}
+	}
+}
+
+// due tells whether ev is to be written now, and what it stands for.
+func (e *Events) due(ev Event, now time.Time) (series, bool) {
+	t := topic{ev.Pod.PodUID, ev.Reason}
+	s, ok := e.said[t]
+	if !ok {
+		e.makeRoom(now)
+		s = &series{}
+		e.said[t] = s
+	}
+	if s.unsaid++; s.unsaid == 1 {
+		s.since = now
+	}
+	wait := changeInterval
+	if ev.Message == s.message {
+		wait = s.pause
+	}
+	if ok && now.Before(s.at.Add(wait)) {
+		return series{}, false
+	}
+	happened := *s
+	pause := repeatAfter
+	if ok && ev.Message == s.message {
+		pause = min(2*s.pause, repeatAtMost)
+	}
+	*s = series{message: ev.Message, at: now, pause: pause}
+	return happened, true
+}
+
+// makeRoom forgets what is long past and, if there is still too much, everything.
+func (e *Events) makeRoom(now time.Time) {
+	if len(e.said) < maxSeries {
+		return
+	}
+	for t, s := range e.said {
+		if now.Sub(s.at) > repeatAtMost {
+			delete(e.said, t)
+		}
+	}
+	if len(e.said) >= maxSeries {
+		clear(e.said)
+	}
+}
+
+func (e *Events) write(ctx context.Context, ev Event, since time.Time, count int32, now time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	err := e.opts.Client.core.Post().Resource("events").Namespace(ev.Pod.Namespace).MaxRetries(0).
+		Body(e.object(ev, since, count, now)).Do(ctx).Error()
+	if err != nil {
+		e.results.WithLabelValues("failed").Inc()
+		e.opts.Logger.Warn("event not written", "namespace", ev.Pod.Namespace, "pod", ev.Pod.Pod, "reason", string(ev.Reason), "err", unavailable("create an event", err))
+		return
+	}
+	e.results.WithLabelValues("written").Inc()
+}
+
+func (e *Events) object(ev Event, since time.Time, count int32, now time.Time) *corev1.Event {
+	message := ev.Message
+	if len(message) > maxEventBytes {
+		message = message[:maxEventBytes]
+	}
+	return &corev1.Event{
+		// As client-go names its events: the pod's name and the time, which no two events of a pod share.
+		ObjectMeta: metav1.ObjectMeta{Namespace: ev.Pod.Namespace, Name: fmt.Sprintf("%s.%s", ev.Pod.Pod, strconv.FormatInt(time.Now().UnixNano(), 16))},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: "v1", Kind: "Pod", Namespace: ev.Pod.Namespace, Name: ev.Pod.Pod, UID: types.UID(ev.Pod.PodUID),
+		},
+		Type: ev.Reason.kind(), Reason: string(ev.Reason), Message: message,
+		Count: count, FirstTimestamp: metav1.NewTime(since), LastTimestamp: metav1.NewTime(now),
+		Source:              corev1.EventSource{Component: component, Host: e.opts.Node},
+		ReportingController: component, ReportingInstance: e.opts.Node,
+	}
+}

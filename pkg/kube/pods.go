@@ -1,0 +1,219 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// appIDAnnotation names a pod's Dapr app id. Source: Dapr, pkg/injector/annotations; default is the pod's name.
+const appIDAnnotation = "dapr.io/app-id"
+
+// annotationPrefixes are those of the annotations that are kept.
+var annotationPrefixes = [...]string{"dapr.io/", "keywell.dev/"}
+
+// Pod is what is kept of a pod.
+type Pod struct {
+	Namespace, Name, UID, ServiceAccount string
+	// Annotations are those of dapr.io and keywell.dev: annotation name → value. They must not be changed.
+	Annotations map[string]string
+	Deleting    bool // its deletion has been asked for; its containers may still run
+	Ended       bool // its containers have ended for good
+}
+
+// AppID returns the pod's Dapr app id.
+func (p Pod) AppID() string {
+	if id := p.Annotations[appIDAnnotation]; id != "" {
+		return id
+	}
+	return p.Name
+}
+
+// PodsOptions configure a Pods.
+type PodsOptions struct {
+	Client     *Client               // required
+	Node       string                // this node's name in Kubernetes; required
+	Deleted    func(Pod)             // called when a pod is gone from the API; must not block; nil: nobody wants to know
+	Logger     *slog.Logger          // nil: discard
+	Registerer prometheus.Registerer // nil: none
+}
+
+// Pods knows the pods of this node, as far as the API server has told. It is safe for concurrent use.
+type Pods struct {
+	opts      PodsOptions
+	ready     chan struct{}
+	readyOnce sync.Once
+
+	known struct {
+		sync.RWMutex
+		byUID map[string]Pod
+	}
+}
+
+// NewPods returns a Pods that knows none before Run.
+func NewPods(opts PodsOptions) (*Pods, error) {
+	if opts.Client == nil || opts.Node == "" {
+		return nil, errors.New("pods need a Client and a Node")
+	}
+	if opts.Deleted == nil {
+		opts.Deleted = func(Pod) {}
+	}
+	opts.Logger = orDiscard(opts.Logger)
+	p := &Pods{opts: opts, ready: make(chan struct{})}
+	p.known.byUID = map[string]Pod{}
+	if opts.Registerer == nil {
+		return p, nil
+	}
+	return p, opts.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keywell_kube_pods",
+		Help: "Pods of this node that the agent knows.",
+	}, p.count))
+}
+
+// Run follows the API server until ctx ends, then it returns nil. What is known stays while the API server is down.
+func (p *Pods) Run(ctx context.Context) error {
+	log := logr.FromSlogHandler(p.opts.Logger.Handler())
+	ofNode := func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", p.opts.Node).String()
+	}
+	source := cache.NewFilteredListWatchFromClient(p.opts.Client.core, "pods", metav1.NamespaceAll, ofNode)
+	reflector := cache.NewReflectorWithOptions(source, &corev1.Pod{}, (*podStore)(p), cache.ReflectorOptions{Name: "pods", Logger: &log})
+	reflector.RunWithContext(klog.NewContext(ctx, log))
+	return nil
+}
+
+// Ready returns a channel that is closed once the pods of this node are known.
+func (p *Pods) Ready() <-chan struct{} { return p.ready }
+
+// Get returns the pod with a UID, and whether there is one on this node.
+func (p *Pods) Get(uid string) (Pod, bool) {
+	p.known.RLock()
+	defer p.known.RUnlock()
+	pod, ok := p.known.byUID[uid]
+	return pod, ok
+}
+
+// Enrich returns id with the app id that the pod's annotation names, where the pod is known, and with the pod's name,
+// Dapr's default, where it is not. An app id that id came with is never kept. What else id says is for the caller to
+// have attested.
+func (p *Pods) Enrich(id scope.Identity) scope.Identity {
+	id.AppID = id.Pod
+	if pod, ok := p.Get(id.PodUID); ok && pod.is(id) {
+		id.AppID = pod.AppID()
+	}
+	return id
+}
+
+// is tells whether id is one of the pod, its app id aside.
+func (p Pod) is(id scope.Identity) bool {
+	return p.Namespace == id.Namespace && p.Name == id.Pod && p.ServiceAccount == id.ServiceAccount && p.UID == id.PodUID
+}
+
+func (p *Pods) count() float64 {
+	p.known.RLock()
+	defer p.known.RUnlock()
+	return float64(len(p.known.byUID))
+}
+
+// podStore is what the reflector sees of a Pods.
+type podStore Pods
+
+var _ cache.ReflectorStore = (*podStore)(nil)
+
+func (s *podStore) Add(obj any) error { return s.Update(obj) }
+
+func (s *podStore) Update(obj any) error {
+	pod, err := reduce(obj)
+	if err != nil {
+		return err
+	}
+	s.known.Lock()
+	defer s.known.Unlock()
+	s.known.byUID[pod.UID] = pod
+	return nil
+}
+
+func (s *podStore) Delete(obj any) error {
+	pod, err := reduce(obj)
+	if err != nil {
+		return err
+	}
+	s.known.Lock()
+	_, ok := s.known.byUID[pod.UID]
+	delete(s.known.byUID, pod.UID)
+	s.known.Unlock()
+	if ok {
+		s.opts.Deleted(pod)
+	}
+	return nil
+}
+
+func (s *podStore) Replace(objs []any, _ string) error {
+	now := make(map[string]Pod, len(objs))
+	for _, obj := range objs {
+		pod, err := reduce(obj)
+		if err != nil {
+			return err
+		}
+		now[pod.UID] = pod
+	}
+	s.known.Lock()
+	before := s.known.byUID
+	s.known.byUID = now
+	s.known.Unlock()
+	s.readyOnce.Do(func() { close(s.ready) })
+	for uid, pod := range before {
+		if _, ok := now[uid]; !ok {
+			s.opts.Deleted(pod)
+		}
+	}
+	return nil
+}
+
+func (s *podStore) Resync() error { return nil }
+
+// reduce copies what is kept of a pod, so that the rest can be collected.
+func reduce(obj any) (Pod, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return Pod{}, fmt.Errorf("watch of pods brought a %T", obj)
+	}
+	return Pod{
+		Namespace:      pod.Namespace,
+		Name:           pod.Name,
+		UID:            string(pod.UID),
+		ServiceAccount: pod.Spec.ServiceAccountName,
+		Annotations:    ours(pod.Annotations),
+		Deleting:       pod.DeletionTimestamp != nil,
+		Ended:          pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
+	}, nil
+}
+
+// ours returns the annotations that are kept, nil if there are none.
+func ours(all map[string]string) map[string]string {
+	var kept map[string]string
+	for name, value := range all {
+		for _, prefix := range annotationPrefixes {
+			if strings.HasPrefix(name, prefix) {
+				if kept == nil {
+					kept = map[string]string{}
+				}
+				kept[name] = value
+			}
+		}
+	}
+	return kept
+}
