@@ -167,8 +167,10 @@ func TestPod(t *testing.T) {
 		if f := strings.Fields(string(out)); err != nil || len(f) != 3 || f[0] != cluster.NodeName || f[2] != "1" {
 			t.Errorf("the node says %q, %v", out, err)
 		}
-		if _, err := os.Stat("/var/lib/kubelet"); err == nil {
-			t.Log("this machine has a /var/lib/kubelet of its own")
+	})
+	t.Run("helm", func(t *testing.T) {
+		if out, err := c.Command(t.Context(), "helm", "list", "--short").CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("helm says %q, %v", out, err)
 		}
 	})
 	t.Run("delete", func(t *testing.T) {
@@ -177,6 +179,51 @@ func TestPod(t *testing.T) {
 			t.Errorf("there is still %q", got)
 		}
 	})
+}
+
+// mountingPods are a privileged one that mounts where the kubelet keeps its volumes, as a CSI driver does, and one that
+// looks there.
+const mountingPods = `
+apiVersion: v1
+kind: Pod
+metadata: {name: mounter}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: mounter
+    image: keywell.test/busybox:1
+    imagePullPolicy: Never
+    command: [sh, -c, 'mkdir /kubelet/probe && mount -t tmpfs probe-tmpfs /kubelet/probe && touch /kubelet/probe/file && exec sleep 600']
+    securityContext: {privileged: true}
+    readinessProbe: {exec: {command: [test, -e, /kubelet/probe/file]}, periodSeconds: 1}
+    volumeMounts: [{name: kubelet, mountPath: /kubelet, mountPropagation: Bidirectional}]
+  volumes: [{name: kubelet, hostPath: {path: /var/lib/kubelet}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: reader}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: reader
+    image: keywell.test/busybox:1
+    imagePullPolicy: Never
+    command: [sleep, '600']
+    readinessProbe: {exec: {command: [test, -e, /kubelet/probe/file]}, periodSeconds: 1}
+    volumeMounts: [{name: kubelet, mountPath: /kubelet, mountPropagation: HostToContainer}]
+  volumes: [{name: kubelet, hostPath: {path: /var/lib/kubelet}}]
+`
+
+// TestMountPropagation shows that a mount made in a pod reaches the node once, and other pods.
+func TestMountPropagation(t *testing.T) {
+	c := start(t, "mounts")
+	apply(t, c, mountingPods)
+	waitReady(t, c, "mounter")
+	waitReady(t, c, "reader")
+	mounts, err := c.NodeCommand(t.Context(), "grep", "-c", " probe-tmpfs ", "/proc/1/mountinfo").Output()
+	if strings.TrimSpace(string(mounts)) != "1" {
+		t.Errorf("the node has the mount %s times, %v", mounts, err)
+	}
 }
 
 // TestRestart kills the kubelet and expects the node to bring it back.

@@ -18,6 +18,7 @@ const (
 	apiURL            = "https://" + NodeIP + ":6443"
 	etcdURL           = "http://127.0.0.1:2379"
 	containerdAddress = "/run/containerd/containerd.sock"
+	volumePluginDir   = "/var/lib/kubelet/volumeplugins"
 )
 
 // component is a program that runs for as long as the cluster does.
@@ -105,14 +106,14 @@ makeIPTablesUtilChains: false
 oomScoreAdj: 0
 maxOpenFiles: 20000
 syncFrequency: 10s
-volumePluginDir: /var/lib/kubelet/volumeplugins
+volumePluginDir: %s
 resolvConf: %q
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 0%%, nodefs.available: 0%%, nodefs.inodesFree: 0%%, imagefs.available: 0%%, imagefs.inodesFree: 0%%}
-`, l.pki("ca.crt"), containerdAddress, l.path("resolv.conf"))
+`, l.pki("ca.crt"), containerdAddress, volumePluginDir, l.path("resolv.conf"))
 }
 
-// containerdConfig leaves out the plugins that need what is not here. restrict_oom_score_adj is for machines whose root may not
+// containerdConfig leaves out the plugins that need what is not here, or make directories in /opt. restrict_oom_score_adj is for machines whose root may not
 // lower that score.
 func (l layout) containerdConfig() string {
 	return fmt.Sprintf(`version = 3
@@ -125,6 +126,7 @@ disabled_plugins = [
   "io.containerd.differ.v1.erofs",
   "io.containerd.tracing.processor.v1.otlp",
   "io.containerd.internal.v1.tracing",
+  "io.containerd.internal.v1.opt",
 ]
 [grpc]
   address = %[2]q
@@ -193,6 +195,7 @@ func (l layout) components() []component {
 		// With the administrator's rights and one identity, the default service account is there a second earlier.
 		run("kube-controller-manager", admin,
 			"--leader-elect=false",
+			"--flex-volume-plugin-dir="+volumePluginDir, // its default is made where it is missing
 			"--root-ca-file="+l.pki("ca.crt"),
 			"--service-account-private-key-file="+l.pki("service-accounts.key"),
 			"--cluster-signing-cert-file="+l.pki("ca.crt"),

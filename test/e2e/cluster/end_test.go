@@ -97,10 +97,10 @@ func find(t *testing.T, name string, namespaces map[string]bool) traces {
 	return found
 }
 
-// sysctls are the settings of the whole machine that some component would change if it could.
-func sysctls(t *testing.T) map[string]string {
+// machine is what some component would change, outside the cluster, if it could: settings and directories.
+func machine(t *testing.T) map[string]string {
 	t.Helper()
-	values := map[string]string{}
+	found := map[string]string{}
 	for _, name := range []string{
 		"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys",
 		"kernel/keys/root_maxbytes", "kernel/hostname", "net/ipv4/ip_forward",
@@ -109,9 +109,16 @@ func sysctls(t *testing.T) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		values[name] = string(data)
+		found[name] = string(data)
 	}
-	return values
+	for _, path := range []string{
+		"/etc/cni", "/etc/containerd", "/etc/kubernetes", "/opt/cni", "/opt/containerd", "/run/containerd", "/run/kubernetes", "/usr/libexec/kubernetes",
+		"/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods", "/root/.kube", "/root/.cache/helm",
+	} {
+		_, err := os.Stat(path)
+		found[path] = fmt.Sprintf("exists: %v", err == nil)
+	}
+	return found
 }
 
 // expectGone waits, for at most ten seconds, until nothing is there of the cluster.
@@ -134,7 +141,7 @@ func expectGone(t *testing.T, name string, namespaces map[string]bool) {
 // TestEnd ends clusters that run a pod in every way there is, and looks for anything that is left.
 func TestEnd(t *testing.T) {
 	needRoot(t)
-	before := sysctls(t)
+	before := machine(t)
 	for _, tt := range []struct {
 		name string
 		end  func(t *testing.T, c *cluster.Cluster, owner *exec.Cmd)
@@ -172,14 +179,14 @@ func TestEnd(t *testing.T) {
 			if mounts := found["mounts"]; mounts != nil {
 				t.Errorf("the machine sees the cluster's mounts: %v", mounts)
 			}
-			if diff := cmp.Diff(before, sysctls(t)); diff != "" {
-				t.Errorf("the running cluster changed the machine's settings (-before +now):\n%s", diff)
+			if diff := cmp.Diff(before, machine(t)); diff != "" {
+				t.Errorf("the running cluster changed the machine (-before +now):\n%s", diff)
 			}
 
 			tt.end(t, c, owner)
 			expectGone(t, tt.name, namespaces)
-			if diff := cmp.Diff(before, sysctls(t)); diff != "" {
-				t.Errorf("the cluster changed the machine's settings (-before +after):\n%s", diff)
+			if diff := cmp.Diff(before, machine(t)); diff != "" {
+				t.Errorf("the cluster changed the machine (-before +after):\n%s", diff)
 			}
 			if err := c.Stop(); err != nil {
 				t.Errorf("stop a cluster that is gone: %v", err)
