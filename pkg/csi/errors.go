@@ -21,6 +21,9 @@ type invalidRequest string
 // Error returns the sentence.
 func (e invalidRequest) Error() string { return string(e) }
 
+// errStarting is returned for a store that is not known while there may still come stores.
+var errStarting = errors.New("the agent is starting and does not know all stores yet")
+
 // panicked is a panic that was caught. Its text stays in the log.
 type panicked struct {
 	what  string
@@ -62,7 +65,7 @@ func code(err error) codes.Code {
 		return codes.Canceled // not final: the kubelet has gone and will ask again
 	case errors.Is(err, context.DeadlineExceeded):
 		return codes.DeadlineExceeded // not final: the next call may find the answer in the cache
-	case errors.Is(err, resolve.ErrStoreClosed):
+	case errors.Is(err, errStarting), errors.Is(err, resolve.ErrStoreClosed):
 		return codes.Unavailable // not final: the agent goes on trying to open its stores
 	case is[*providers.Error](err):
 		return storeCode(providers.KindOf(err))
@@ -113,5 +116,5 @@ func toStatus(err error) error {
 	case ok:
 		message += ": " + denied.Rule + "; ask for a secret that the pod may read, or allow it with an AccessPolicy"
 	}
-	return status.Error(c, strings.ReplaceAll(message, "\n", "; "))
+	return status.Error(c, text(strings.ReplaceAll(message, "\n", "; ")))
 }

@@ -2,6 +2,7 @@ package csi
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/keywell/keywell/pkg/identity"
+	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/volume"
 )
 
@@ -34,7 +36,8 @@ func (s *Server) NodeGetCapabilities(context.Context, *csipb.NodeGetCapabilities
 	resp := &csipb.NodeGetCapabilitiesResponse{}
 	for _, t := range []csipb.NodeServiceCapability_RPC_Type{
 		csipb.NodeServiceCapability_RPC_GET_VOLUME_STATS,
-		csipb.NodeServiceCapability_RPC_GET_VOLUME_HEALTH, // alpha; replaces VOLUME_CONDITION, which CSI 1.13 removed
+		csipb.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		volumeCondition,
 		csipb.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP,
 	} {
 		resp.Capabilities = append(resp.Capabilities, &csipb.NodeServiceCapability{
@@ -44,7 +47,9 @@ func (s *Server) NodeGetCapabilities(context.Context, *csipb.NodeGetCapabilities
 	return resp, nil
 }
 
-// NodePublishVolume makes a volume's files visible at the target path. The kubelet repeats it, for a CSIDriver with
+// NodePublishVolume makes a volume's files visible at the target path, which the kubelet makes up and which holds the
+// pod's UID. Nobody can know that when writing the pod's attributes, so an identity that is forged there, where the
+// CSIDriver lacks podInfoOnMount, does not pass. The kubelet repeats it, for a CSIDriver with
 // requiresRepublish, to bring fresh tokens; a volume that is as it should be is left alone then.
 func (s *Server) NodePublishVolume(ctx context.Context, req *csipb.NodePublishVolumeRequest) (*csipb.NodePublishVolumeResponse, error) {
 	if err := validatePublish(req); err != nil {
@@ -53,6 +58,9 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csipb.NodePublishVo
 	id, err := s.opts.Identify(req.GetVolumeContext())
 	if err != nil {
 		return nil, invalidRequest(err.Error())
+	}
+	if id.PodUID != "" && !strings.Contains(req.GetTargetPath(), "/"+id.PodUID+"/") {
+		return nil, invalidRequest("the target path is not the pod's own: set podInfoOnMount: true in the CSIDriver object")
 	}
 	tokens, err := identity.ParseTokens(req.GetSecrets(), req.GetVolumeContext())
 	if err != nil {
@@ -69,6 +77,9 @@ func (s *Server) NodePublishVolume(ctx context.Context, req *csipb.NodePublishVo
 		MountFlags: req.GetVolumeCapability().GetMount().GetMountFlags(),
 		Tokens:     tokens,
 	})
+	if errors.Is(err, scope.ErrStoreNotFound) && s.opts.Ready() != nil {
+		return nil, errStarting
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +142,8 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, req *csipb.NodeUnpubli
 	return &csipb.NodeUnpublishVolumeResponse{}, nil
 }
 
-// NodeGetVolumeStats returns how full a volume is. The kubelet asks about once a minute per volume.
+// NodeGetVolumeStats returns how full a volume is and, for older kubelets, its condition. The kubelet asks about once a
+// minute per volume.
 func (s *Server) NodeGetVolumeStats(_ context.Context, req *csipb.NodeGetVolumeStatsRequest) (*csipb.NodeGetVolumeStatsResponse, error) {
 	switch {
 	case req.GetVolumeId() == "":
@@ -143,18 +155,19 @@ func (s *Server) NodeGetVolumeStats(_ context.Context, req *csipb.NodeGetVolumeS
 	if err != nil {
 		return nil, err
 	}
-	return &csipb.NodeGetVolumeStatsResponse{Usage: []*csipb.VolumeUsage{
+	resp := &csipb.NodeGetVolumeStatsResponse{Usage: []*csipb.VolumeUsage{
 		usage(csipb.VolumeUsage_BYTES, stats.UsedBytes, stats.TotalBytes),
 		usage(csipb.VolumeUsage_INODES, stats.UsedInodes, stats.TotalInodes),
-	}}, nil
+	}}
+	addCondition(resp, stats.Condition)
+	return resp, nil
 }
 
 func usage(unit csipb.VolumeUsage_Unit, used, total int64) *csipb.VolumeUsage {
 	return &csipb.VolumeUsage{Unit: unit, Used: used, Total: total, Available: max(total-used, 0)}
 }
 
-// NodeGetVolumeHealth tells whether a volume's files are kept up to date. If not, they are still there, so the volume
-// is degraded at worst.
+// NodeGetVolumeHealth tells whether a volume's files are kept up to date.
 func (s *Server) NodeGetVolumeHealth(_ context.Context, req *csipb.NodeGetVolumeHealthRequest) (*csipb.NodeGetVolumeHealthResponse, error) {
 	if req.GetVolumeId() == "" {
 		return nil, invalidRequest("the volume ID is missing")
@@ -163,13 +176,5 @@ func (s *Server) NodeGetVolumeHealth(_ context.Context, req *csipb.NodeGetVolume
 	if err != nil {
 		return nil, err
 	}
-	health := &csipb.VolumeHealth{VolumeId: req.GetVolumeId()}
-	if stats.Condition.Abnormal {
-		health.HealthStatuses = []*csipb.VolumeHealth_VolumeHealthEntry{{
-			Status:  csipb.VolumeHealthErrorType_DEGRADED,
-			Reason:  "NotUpToDate",
-			Message: stats.Condition.Message,
-		}}
-	}
-	return &csipb.NodeGetVolumeHealthResponse{VolumeHealth: health}, nil
+	return &csipb.NodeGetVolumeHealthResponse{VolumeHealth: health(req.GetVolumeId(), stats.Condition)}, nil
 }

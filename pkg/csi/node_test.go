@@ -2,6 +2,7 @@ package csi_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/identity"
 	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/volume"
@@ -55,6 +57,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"persistent", func(r *request) { r.VolumeContext["csi.storage.k8s.io/ephemeral"] = "false" }, "PersistentVolume"},
 		{"no pod", func(r *request) { r.VolumeContext = map[string]string{"secrets": "db"} }, "podInfoOnMount"},
 		{"half a pod", func(r *request) { delete(r.VolumeContext, "csi.storage.k8s.io/pod.uid") }, "pod.uid"},
+		{"another pod's directory", func(r *request) { r.VolumeContext["csi.storage.k8s.io/pod.uid"] = "0f3d" }, "not the pod's own"},
 		{"broken tokens", func(r *request) { r.Secrets = map[string]string{identity.KubeletTokensKey: "{"} }, "serviceAccount.tokens"},
 	}
 	p := start(t, nil)
@@ -105,6 +108,22 @@ func TestPublish(t *testing.T) {
 	}
 }
 
+// TestPublishWhileStarting tells a store that does not exist from one that is not known yet: the first is final.
+func TestPublishWhileStarting(t *testing.T) {
+	ready := errors.New("stores")
+	p := start(t, func(o *csi.Options) { o.Ready = func() error { return ready } })
+	p.volumes.publish = func(context.Context, volume.Request) error { return scope.ErrStoreNotFound }
+	_, err := p.NodePublishVolume(t.Context(), publishRequest())
+	refused(t, err, codes.Unavailable, "starting")
+	ready = nil
+	_, err = p.NodePublishVolume(t.Context(), publishRequest())
+	refused(t, err, codes.PermissionDenied, "store not found")
+	ready, p.volumes.publish = errors.New("stores"), nil
+	if _, err = p.NodePublishVolume(t.Context(), publishRequest()); err != nil {
+		t.Errorf("a volume that is in place needs no store: %v", err)
+	}
+}
+
 func TestUnpublish(t *testing.T) {
 	p := start(t, nil)
 	for range 2 {
@@ -134,6 +153,7 @@ func TestStats(t *testing.T) {
 		{Unit: csipb.VolumeUsage_BYTES, Used: 4096, Total: 65536, Available: 61440},
 		{Unit: csipb.VolumeUsage_INODES, Used: 9, Total: 8, Available: 0}, // never negative, says the specification
 	}}
+	want.ProtoReflect().SetUnknown([]byte("\x12\x04\x08\x00\x12\x00"))
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -156,14 +176,24 @@ func TestHealth(t *testing.T) {
 		name      string
 		condition volume.Condition
 		want      []*csipb.VolumeHealth_VolumeHealthEntry
+		old       string // the message VolumeCondition of CSI 1.12: 08 is abnormal, 12 the length and text of message
 	}{
-		{name: "healthy"},
+		{name: "healthy", old: "\x08\x00\x12\x00"},
 		{
 			name:      "abnormal",
 			condition: volume.Condition{Abnormal: true, Message: `store "vault" is down`},
 			want: []*csipb.VolumeHealth_VolumeHealthEntry{
 				{Status: csipb.VolumeHealthErrorType_DEGRADED, Reason: "NotUpToDate", Message: `store "vault" is down`},
 			},
+			old: "\x08\x01\x12\x15store \"vault\" is down",
+		},
+		{
+			name:      "not text",
+			condition: volume.Condition{Abnormal: true, Message: "a\xffb"},
+			want: []*csipb.VolumeHealth_VolumeHealthEntry{
+				{Status: csipb.VolumeHealthErrorType_DEGRADED, Reason: "NotUpToDate", Message: "a�b"},
+			},
+			old: "\x08\x01\x12\x05a�b",
 		},
 	}
 	for _, test := range tests {
@@ -176,6 +206,14 @@ func TestHealth(t *testing.T) {
 			want := &csipb.VolumeHealth{VolumeId: "csi-1", HealthStatuses: test.want}
 			if diff := cmp.Diff(want, got.GetVolumeHealth(), protocmp.Transform()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
+			}
+			stats, err := p.NodeGetVolumeStats(t.Context(), &csipb.NodeGetVolumeStatsRequest{VolumeId: "csi-1", VolumePath: target})
+			if err != nil {
+				t.Fatal(err)
+			}
+			old := "\x12" + string(rune(len(test.old))) + test.old
+			if diff := cmp.Diff(old, string(stats.ProtoReflect().GetUnknown())); diff != "" {
+				t.Errorf("field 2 of the stats (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -200,7 +238,7 @@ func TestNodeInfo(t *testing.T) {
 	for _, c := range got.GetCapabilities() {
 		types = append(types, c.GetRpc().GetType().String())
 	}
-	if diff := cmp.Diff([]string{"GET_VOLUME_STATS", "GET_VOLUME_HEALTH", "VOLUME_MOUNT_GROUP"}, types); diff != "" {
+	if diff := cmp.Diff([]string{"GET_VOLUME_STATS", "GET_VOLUME_HEALTH", "4", "VOLUME_MOUNT_GROUP"}, types); diff != "" {
 		t.Errorf("capabilities (-want +got):\n%s", diff)
 	}
 	_, err = p.NodeStageVolume(t.Context(), &csipb.NodeStageVolumeRequest{})

@@ -106,6 +106,9 @@ func asKubelet() grpc.DialOption {
 	})
 }
 
+// podUID is in the target path too, as with a kubelet.
+const podUID = "6f1b5e2e-0000-4000-8000-000000000000"
+
 // inlineVolume returns the ID and the context of a volume of one secret, as a kubelet would send them.
 func inlineVolume(name string) *csipb.CreateVolumeResponse {
 	return &csipb.CreateVolumeResponse{Volume: &csipb.Volume{
@@ -113,7 +116,7 @@ func inlineVolume(name string) *csipb.CreateVolumeResponse {
 		VolumeContext: map[string]string{
 			"csi.storage.k8s.io/pod.name":            "sanity",
 			"csi.storage.k8s.io/pod.namespace":       "default",
-			"csi.storage.k8s.io/pod.uid":             "6f1b5e2e-0000-4000-8000-000000000000",
+			"csi.storage.k8s.io/pod.uid":             podUID,
 			"csi.storage.k8s.io/serviceAccount.name": "default",
 			"csi.storage.k8s.io/ephemeral":           "true",
 			"store":                                  "memory",

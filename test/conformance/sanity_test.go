@@ -72,7 +72,7 @@ func TestSanity(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	pods := filepath.Join(dir, "pods")
-	if err := os.Mkdir(pods, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(pods, podUID), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	agent := startAgent(t, filepath.Join(dir, "csi.sock"), filepath.Join(dir, "state"), pods)
@@ -80,7 +80,7 @@ func TestSanity(t *testing.T) {
 	config := sanity.NewTestConfig()
 	config.Address = agent.socket
 	config.DialOptions = append(config.DialOptions, asKubelet())
-	config.TargetPath = filepath.Join(pods, "volumes")
+	config.TargetPath = filepath.Join(pods, podUID, "volumes")
 	config.StagingPath = filepath.Join(pods, "staging")
 
 	got := run(t, &config)
