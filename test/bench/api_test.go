@@ -3,6 +3,7 @@ package bench_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -20,16 +21,16 @@ var workloads = []struct {
 	workload
 	requests int
 }{
-	{workload{"HTTP", "GetSecret"}, 4000},
-	{workload{"HTTP", bulkOf(100)}, 1200},
-	{workload{"HTTP", bulkOf(1000)}, 250},
-	{workload{"gRPC", "GetSecret"}, 3000},
-	{workload{"gRPC", bulkOf(100)}, 1200},
-	{workload{"gRPC", bulkOf(1000)}, 250},
+	{workload{"HTTP", "GetSecret"}, 2500},
+	{workload{"HTTP", bulkOf(100)}, 750},
+	{workload{"HTTP", bulkOf(1000)}, 160},
+	{workload{"gRPC", "GetSecret"}, 2000},
+	{workload{"gRPC", bulkOf(100)}, 750},
+	{workload{"gRPC", bulkOf(1000)}, 160},
 }
 
 // loadRounds is how often every server gets its turn.
-const loadRounds = 9
+const loadRounds = 15
 
 // minAPIRatio is the share of the bare server's requests per processor second that an answer from the cache must reach.
 const minAPIRatio = 0.8
@@ -56,25 +57,24 @@ func reportAPI(t *testing.T) []row {
 
 // rate is how a server bears a load.
 type rate struct {
-	perSecond     float64 // requests per second of the server's processor time, median over the rounds
-	allocs, bytes float64 // per request
+	perSecond     []float64 // requests per second of the server's processor time, in each round
+	allocs, bytes float64   // per request
 }
 
 func (r rate) row(name string, floor rate, target float64) row {
 	return row{
-		name: name, ours: kilo(r.perSecond), floor: kilo(floor.perSecond), ratio: r.perSecond / floor.perSecond,
+		name: name, ours: kilo(r.perSecond), floor: kilo(floor.perSecond), ratio: ratio(r.perSecond, floor.perSecond),
 		target: target, atLeast: true,
 		allocs: beside(r.allocs, floor.allocs), bytes: beside(r.bytes, floor.bytes),
 	}
 }
 
-func kilo(perSecond float64) string { return fmt.Sprintf("%.1f k/CPU-s", perSecond/1000) }
+func kilo(perSecond []float64) string { return fmt.Sprintf("%.1f k/CPU-s", median(perSecond)/1000) }
 
 // measureLoad puts the same load on all servers in turn.
 func measureLoad(t *testing.T, servers []*process, protocol string, calls []call, requests int) []rate {
 	t.Helper()
 	rates := make([]rate, len(servers))
-	perSecond := make([][]float64, len(servers))
 	clients := make([][]client, len(servers))
 	for i, s := range servers {
 		clients[i] = connect(t, s, protocol)
@@ -84,20 +84,13 @@ func measureLoad(t *testing.T, servers []*process, protocol string, calls []call
 	}
 	for range loadRounds {
 		for i, s := range servers {
-			r, err := measureRound(t.Context(), s, clients[i], calls, requests)
-			if err != nil {
+			if err := rates[i].measureRound(t.Context(), s, clients[i], calls, requests); err != nil {
 				t.Fatal(err)
 			}
-			perSecond[i] = append(perSecond[i], r.perSecond)
-			rates[i].allocs += r.allocs / loadRounds
-			rates[i].bytes += r.bytes / loadRounds
 		}
 	}
-	for i := range rates {
-		rates[i].perSecond = median(perSecond[i])
-		for _, c := range clients[i] {
-			_ = c.Close()
-		}
+	for _, c := range slices.Concat(clients...) {
+		_ = c.Close()
 	}
 	return rates
 }
@@ -126,30 +119,30 @@ const (
 	bytesMetric  = "go_memstats_alloc_bytes_total"
 )
 
-func measureRound(ctx context.Context, s *process, clients []client, calls []call, requests int) (rate, error) {
+// measureRound adds a round.
+func (r *rate) measureRound(ctx context.Context, s *process, clients []client, calls []call, requests int) error {
 	heap, err := s.scrape(allocsMetric, bytesMetric)
 	if err != nil {
-		return rate{}, err
+		return err
 	}
 	begun, err := s.cpuTime()
 	if err != nil {
-		return rate{}, err
+		return err
 	}
 	if err := load(ctx, clients, calls, requests); err != nil {
-		return rate{}, err
+		return err
 	}
 	ended, err := s.cpuTime()
 	if err != nil {
-		return rate{}, err
+		return err
 	}
 	after, err := s.scrape(allocsMetric, bytesMetric)
 	if err != nil {
-		return rate{}, err
+		return err
 	}
 	n := float64(requests)
-	return rate{
-		perSecond: n / (float64(ended-begun) / float64(time.Second)),
-		allocs:    (after[0] - heap[0]) / n,
-		bytes:     (after[1] - heap[1]) / n,
-	}, nil
+	r.perSecond = append(r.perSecond, n/(float64(ended-begun)/float64(time.Second)))
+	r.allocs += (after[0] - heap[0]) / n / loadRounds
+	r.bytes += (after[1] - heap[1]) / n / loadRounds
+	return nil
 }

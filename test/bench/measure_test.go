@@ -20,37 +20,30 @@ type operation func() error
 
 // cost is what one run of an operation takes.
 type cost struct {
-	time   time.Duration // median over the rounds
-	allocs float64       // heap allocations
-	bytes  float64       // allocated on the heap
+	times  []time.Duration // in each round
+	allocs float64         // heap allocations
+	bytes  float64         // allocated on the heap
 }
+
+// time is the median over the rounds.
+func (c cost) time() time.Duration { return median(c.times) }
 
 // compare measures operations in turn, so that whatever else the machine does meets all of them alike.
 func compare(t testing.TB, operations ...operation) []cost {
 	t.Helper()
-	type sample struct {
-		n     int // runs in one round
-		times []time.Duration
-		total int
-		cost
-	}
-	samples := make([]sample, len(operations))
+	costs := make([]cost, len(operations))
+	runs := make([]int, len(operations)) // in one round
 	for i, op := range operations {
-		samples[i].n = calibrate(t, op)
+		runs[i] = calibrate(t, op)
 	}
 	for range rounds {
 		for i, op := range operations {
-			s := &samples[i]
-			took, allocs, bytes := repeat(t, s.n, op)
-			s.times = append(s.times, took/time.Duration(s.n))
-			s.total += s.n
-			s.allocs += float64(allocs)
-			s.bytes += float64(bytes)
+			took, allocs, bytes := repeat(t, runs[i], op)
+			c, n := &costs[i], runs[i]
+			c.times = append(c.times, took/time.Duration(n))
+			c.allocs += float64(allocs) / float64(n) / rounds
+			c.bytes += float64(bytes) / float64(n) / rounds
 		}
-	}
-	costs := make([]cost, len(samples))
-	for i, s := range samples {
-		costs[i] = cost{median(s.times), s.allocs / float64(s.total), s.bytes / float64(s.total)}
 	}
 	return costs
 }
@@ -80,7 +73,16 @@ func repeat(t testing.TB, n int, op operation) (took time.Duration, allocs, byte
 	return took, after.Mallocs - before.Mallocs, after.TotalAlloc - before.TotalAlloc
 }
 
-func median[T int | float64 | time.Duration](values []T) T {
+// ratio is the median over the rounds of ours by floor, each in one round: whatever made a round slow made both slow.
+func ratio[T time.Duration | float64](ours, floor []T) float64 {
+	all := make([]float64, len(ours))
+	for i := range ours {
+		all[i] = float64(ours[i]) / float64(floor[i])
+	}
+	return median(all)
+}
+
+func median[T float64 | time.Duration](values []T) T {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]
 }

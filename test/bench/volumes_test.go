@@ -31,7 +31,7 @@ func reportVolumes(t *testing.T) []row {
 		prepare(t, v, floor)
 		alone := compare(t, v.publish)[0]
 		republish := volumeRow("republish, unchanged", s, alone, cost{})
-		republish.limit, republish.within = "≤ "+micros(maxRepublish), alone.time <= maxRepublish
+		republish.limit, republish.within = "≤ "+micros(maxRepublish), alone.time() <= maxRepublish
 		republishing = append(republishing, republish)
 		alone = compare(t, v.rotateUnchanged)[0]
 		costs = compare(t, v.rotateChanged, floor.rewrite)
@@ -92,14 +92,14 @@ func finish(t testing.TB, v *mountedVolume, floor *bareFiles) {
 	}
 }
 
-// volumeRow shows costs; a floor that takes no time is none.
+// volumeRow shows costs. The zero floor is none.
 func volumeRow(name string, s shape, ours, floor cost) row {
 	r := row{
-		name: fmt.Sprintf("%s: %v", name, s), ours: micros(ours.time),
+		name: fmt.Sprintf("%s: %v", name, s), ours: micros(ours.time()),
 		allocs: beside(ours.allocs, floor.allocs), bytes: beside(ours.bytes, floor.bytes),
 	}
-	if floor.time > 0 {
-		r.floor, r.ratio = micros(floor.time), float64(ours.time)/float64(floor.time)
+	if floor.times != nil {
+		r.floor, r.ratio = micros(floor.time()), ratio(ours.times, floor.times)
 	}
 	return r
 }
