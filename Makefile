@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/agent
 
-.PHONY: all build quickstart test unit lint conformance sdk e2e-build e2e fuzz bench clean
+.PHONY: all build quickstart test unit lint conformance sdk image manifests chart-test e2e-build e2e fuzz bench clean
 
 all: build
 
@@ -35,6 +35,19 @@ sdk: build test/sdk/js/node_modules ## the unmodified Dapr SDKs against the agen
 # Without npm the JS SDK's test skips and says so.
 test/sdk/js/node_modules: test/sdk/js/package-lock.json
 	@if command -v npm >/dev/null; then cd test/sdk/js && npm ci --no-audit --no-fund --ignore-scripts && touch node_modules; fi
+
+IMAGE   ?= ghcr.io/keywell/keywell:$(VERSION:v%=%)
+ARCHIVE ?= bin/keywell.tar
+
+image: build ## the agent's image, an OCI archive, without Docker
+	cd build && $(GO) run ./image -agent $(abspath $(BIN)) -name $(IMAGE) -version $(VERSION) -o $(abspath $(ARCHIVE))
+
+manifests: ## deploy/daemonset, from the chart
+	cd charts/test && $(GO) test -run '^TestDeploy$$' -count 1 . -args -update
+
+chart-test: ## the chart, as Helm renders it, deploy/daemonset, and the image
+	cd charts/test && $(GO) test ./...
+	cd build && $(GO) test ./...
 
 e2e-build: ## etcd, Kubernetes, containerd, runc and helm for the test cluster, from their Go modules; nothing where they are built
 	cd test/e2e && $(GO) run ./cluster/cmd/cluster build
