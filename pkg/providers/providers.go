@@ -42,7 +42,7 @@ type Query struct {
 	Version   string            // store's version id; empty: latest
 	Stage     string            // store's version stage; empty: the store's default
 	Namespace string            // store-side namespace; empty: the store's default
-	Metadata  map[string]string // request metadata that selects no other bytes (paging hints, …): key → value
+	Metadata  map[string]string // the rest of the request metadata: key → value; answers to different metadata are kept apart
 	Tokens    TokenSource       // the calling pod's own tokens; nil when the agent reads on its own behalf
 	Caller    Caller            // the calling pod, for a Driver with PerIdentity; zero elsewhere
 }

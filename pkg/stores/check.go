@@ -14,13 +14,11 @@ import (
 // components. It reads no environment variable and no secret, and does no I/O.
 func Check(components []component.Component, drivers []providers.Driver) []component.Problem {
 	known := byType(drivers)
-	find := func(name string) (component.Component, bool) {
-		i := slices.IndexFunc(components, func(c component.Component) bool { return c.Name == name })
-		if i < 0 {
-			return component.Component{}, false
-		}
-		return components[i], true
+	wanted := make(map[string]component.Component, len(components))
+	for _, c := range components {
+		wanted[c.Name] = c
 	}
+	find := in(wanted)
 	var problems []component.Problem
 	for _, c := range components {
 		driver, p := driverFor(c, known)

@@ -6,7 +6,8 @@
 // a secret that it refers to changes: when the resolver says so (Changed), and by looking at the source's refresh
 // interval, since nobody else may be reading that secret.
 //
-// It promises: a store that did not change is not touched; a store whose new manifest or referenced secret is bad keeps
+// It promises: a store that did not change is not touched; one that is slow to open, or whose driver never returns, holds
+// up none but those that refer to it; a store whose new manifest or referenced secret is bad keeps
 // its last good instance in service; a store that could not be opened says why, with file, line, field and remedy
 // (Status); a cause that may pass (a store out of reach, a secret not there yet) is retried with a growing pause, any
 // other waits for a manifest to change.

@@ -161,12 +161,14 @@ type fixture struct {
 	log      strings.Builder
 }
 
-// drivers returns the fake driver under two types.
+// drivers returns the fake driver under two types, and under a third for which a missing secret is an error.
 func (f *fixture) drivers() []providers.Driver {
 	fake := f.driver()
 	twin := fake
 	twin.Type = "secretstores.twin"
-	return []providers.Driver{fake, twin}
+	plain := fake
+	plain.Type, plain.MissingIsEmpty = "secretstores.plain", false
+	return []providers.Driver{fake, twin, plain}
 }
 
 func (f *fixture) driver() providers.Driver {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/keywell/keywell/pkg/component"
@@ -29,49 +31,117 @@ func fault(at component.Position, field, message, remedy string) *problem {
 	}}
 }
 
-// open brings st into service as its manifest says, unless it is already, in which case it touches nothing. refresh is
-// how long its references are good for; zero: for ever.
-func (s *Set) open(ctx context.Context, st *store) (opened bool, refresh time.Duration, p *problem) {
-	c := st.wanted
-	driver, p := driverFor(c, s.drivers)
+// attempt is what is needed to bring a store into the wanted state, as of its start. It runs in a goroutine of its own.
+type attempt struct {
+	store     *store // for the goroutine only its opening
+	wanted    component.Component
+	inService *instance
+	find      finder
+}
+
+// outcome is what an attempt brought.
+type outcome struct {
+	attempt
+	problem  *problem
+	refresh  time.Duration // how long the references are good for; zero: for ever
+	opened                 // without a provider: the store is as wanted already, or there is a problem
+	instance *instance     // of what was opened
+	settings resolve.Settings
+}
+
+// try opens the store as its manifest says, unless it is open like that already.
+func (s *Set) try(ctx context.Context, a attempt) outcome {
+	o := outcome{attempt: a}
+	driver, p := driverFor(a.wanted, s.drivers)
 	if p != nil {
-		return false, 0, p
+		o.problem = p
+		return o
 	}
-	properties, refresh, p := s.resolve(ctx, c)
-	if p != nil {
-		return false, 0, p
+	var properties providers.Properties
+	if properties, o.refresh, o.problem = s.resolve(ctx, a.wanted, a.find); o.problem != nil {
+		return o
 	}
-	settings, p := settingsOf(c, properties)
-	if p != nil {
-		return false, 0, p
+	if o.settings, o.problem = settingsOf(a.wanted, properties); o.problem != nil {
+		return o
 	}
-	settings.PerIdentity = driver.PerIdentity
-	if now := st.inService; now != nil && now.driver == driver.Type && maps.EqualFunc(now.properties, properties, secret.Value.Equal) {
-		return false, refresh, nil
+	if now := a.inService; now != nil && now.driver == driver.Type && maps.EqualFunc(now.properties, properties, secret.Value.Equal) {
+		return o
 	}
-	cfg := providers.Config{Name: c.Name, Properties: maps.Clone(properties), Logger: s.opts.Logger.With("store", c.Name)}
-	provider, err := openProvider(ctx, driver, cfg, c.InitTimeout)
+	cfg := providers.Config{Name: a.wanted.Name, Properties: maps.Clone(properties), Logger: s.opts.Logger.With("store", a.wanted.Name)}
+	provider, err := openProvider(ctx, driver, cfg, a.wanted.InitTimeout, a.store.opening)
 	if err != nil {
-		return false, 0, openFailed(c, err)
+		o.problem = openFailed(a.wanted, err)
+		return o
 	}
-	s.opts.Resolver.Install(resolve.Store{Name: c.Name, Provider: provider, Settings: settings})
-	st.inService = &instance{
+	o.provider = provider
+	o.instance = &instance{
 		driver: driver.Type, properties: properties,
 		multiple: driver.MultipleKeyValues != nil && driver.MultipleKeyValues(cfg),
 	}
-	return true, refresh, nil
+	return o
 }
 
-// openProvider opens within timeout. As in Dapr, a driver that returns after its time has failed.
-func openProvider(ctx context.Context, driver providers.Driver, cfg providers.Config, timeout time.Duration) (providers.Provider, error) {
+// lateness is how much later than its time a driver may return before it counts as one that does not.
+const lateness = 100 * time.Millisecond
+
+// openProvider opens within timeout. As in Dapr, a driver that returns after its time has failed; one that does not
+// return is left behind, and not called again before it does. opening tells.
+func openProvider(ctx context.Context, driver providers.Driver, cfg providers.Config, timeout time.Duration, opening *atomic.Bool) (providers.Provider, error) {
+	if !opening.CompareAndSwap(false, true) {
+		return nil, providers.Errorf(providers.Unavailable, "an earlier attempt has not come back")
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	provider, err := driver.Open(ctx, cfg)
-	if err == nil && ctx.Err() != nil {
-		_ = provider.Close() // it was never in service
+	results, left := make(chan opened), make(chan struct{})
+	defer close(left)
+	go func() {
+		o := openRecovering(ctx, driver, cfg)
+		opening.Store(false)
+		select {
+		case results <- o:
+		case <-left:
+			o.discard()
+		}
+	}()
+	var o opened
+	select {
+	case o = <-results:
+	case <-ctx.Done():
+		select {
+		case o = <-results:
+		case <-time.After(lateness):
+		}
+	}
+	if ctx.Err() != nil && o.err == nil {
+		o.discard()
 		return nil, ctx.Err()
 	}
-	return provider, err
+	return o.provider, o.err
+}
+
+// opened is what a driver's Open returned.
+type opened struct {
+	provider providers.Provider
+	err      error
+}
+
+// discard closes the provider, if there is one.
+func (o opened) discard() {
+	if o.provider != nil {
+		_ = o.provider.Close() // it was never in service
+	}
+}
+
+// openRecovering turns a panic of the driver into an error. What it panicked with may hold a secret and is not shown.
+func openRecovering(ctx context.Context, driver providers.Driver, cfg providers.Config) (o opened) {
+	defer func() {
+		if p := recover(); p != nil {
+			cfg.Logger.Error("driver panicked", "panic_type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			o.err = providers.Errorf(providers.Invalid, "driver panicked")
+		}
+	}()
+	o.provider, o.err = driver.Open(ctx, cfg)
+	return o
 }
 
 func openFailed(c component.Component, err error) *problem {

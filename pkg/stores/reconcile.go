@@ -4,11 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keywell/keywell/pkg/component"
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/resolve"
 )
 
 // The pauses between attempts to open a store whose cause of failure may pass.
@@ -17,14 +20,17 @@ const (
 	longestPause = time.Minute
 )
 
-// store is one wanted store. Run's goroutine owns it, and during a round the one goroutine that tries it.
+// store is one wanted store. Run's goroutine owns it.
 type store struct {
 	wanted    component.Component
-	inService *instance // nil: closed
-	problem   *problem  // why wanted is not in service; nil: it is
-	failures  int       // in a row
-	due       bool      // to be tried in this round
-	next      time.Time // when to try without being told; zero: never
+	inService *instance    // nil: closed
+	problem   *problem     // why wanted is not in service; nil: it is, or was not tried yet
+	failures  int          // in a row
+	due       bool         // to be tried as soon as may be
+	trying    bool         // an attempt is under way
+	tried     bool         // at least once
+	next      time.Time    // when to try without being told; zero: never
+	opening   *atomic.Bool // a call of the driver's Open has not returned; outlives the attempt that made it
 }
 
 // instance is what was installed in the resolver.
@@ -35,15 +41,26 @@ type instance struct {
 }
 
 // Run keeps the stores equal to what was applied until ctx ends; then it returns nil. It must be called once.
+//
+// Attempts run beside it, so that a store that is slow to open keeps no other from changing.
 func (s *Set) Run(ctx context.Context) error {
+	var attempts sync.WaitGroup
+	defer attempts.Wait()
+	outcomes := make(chan outcome)
 	applied := false
 	for {
 		applied = s.takeNews() || applied
-		s.round(ctx)
-		if ctx.Err() != nil {
-			return nil
+		for _, a := range s.attempts(time.Now()) {
+			attempts.Go(func() {
+				o := s.try(ctx, a)
+				select {
+				case outcomes <- o:
+				case <-ctx.Done():
+					o.discard()
+				}
+			})
 		}
-		if applied {
+		if applied && s.allTried() {
 			s.announceReady()
 		}
 		var retry <-chan time.Time
@@ -53,10 +70,21 @@ func (s *Set) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case o := <-outcomes:
+			s.finish(ctx, o)
 		case <-s.wake:
 		case <-retry:
 		}
 	}
+}
+
+func (s *Set) allTried() bool {
+	for _, st := range s.stores {
+		if !st.tried {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Set) announceReady() {
@@ -87,19 +115,19 @@ func (s *Set) takeNews() (applied bool) {
 
 // want makes components the wanted state.
 func (s *Set) want(components []component.Component) {
-	wanted := make(map[string]bool, len(components))
+	s.wanted = make(map[string]component.Component, len(components))
 	for _, c := range components {
-		wanted[c.Name] = true
+		s.wanted[c.Name] = c
 		st, known := s.stores[c.Name]
 		if !known {
-			st = &store{}
+			st = &store{opening: &atomic.Bool{}}
 			s.stores[c.Name] = st
 		}
 		st.due = st.due || !known || st.problem != nil || !c.Equal(st.wanted) || refersToAny(c)
 		st.wanted, st.failures = c, 0
 	}
 	for name := range s.stores {
-		if !wanted[name] {
+		if _, ok := s.wanted[name]; !ok {
 			s.remove(name)
 		}
 	}
@@ -117,72 +145,68 @@ func (s *Set) remove(name string) {
 	s.shown.Unlock()
 }
 
-// round tries all stores that are due, those that others refer to first, and those that do not depend on each other at
-// the same time.
-func (s *Set) round(ctx context.Context) {
-	now := time.Now()
-	for _, level := range s.levels() {
-		var tries sync.WaitGroup
-		for _, st := range level {
-			if st.due || (!st.next.IsZero() && !st.next.After(now)) {
-				tries.Go(func() { s.try(ctx, st) })
-			}
-		}
-		tries.Wait()
-	}
-}
-
-// levels sorts the stores by how many others must be open before them.
-func (s *Set) levels() [][]*store {
-	var levels [][]*store
+// attempts starts an attempt of each store that is due, unless another that it refers to comes first.
+func (s *Set) attempts(now time.Time) []attempt {
+	find := in(s.wanted)
 	for _, st := range s.stores {
-		depth := len(chain(st.wanted, s.find)) - 1
-		for len(levels) <= depth {
-			levels = append(levels, nil)
+		st.due = st.due || (!st.next.IsZero() && !st.next.After(now))
+	}
+	var started []attempt
+	for _, st := range s.stores {
+		if !st.due || st.trying || s.waits(st, find) {
+			continue
 		}
-		levels[depth] = append(levels[depth], st)
+		started = append(started, attempt{store: st, wanted: st.wanted, inService: st.inService, find: find})
 	}
-	return levels
+	for _, a := range started { // only now, because it decides who waits
+		a.store.due, a.store.trying, a.store.next = false, true, time.Time{}
+	}
+	return started
 }
 
-// find returns the wanted component of a name.
-func (s *Set) find(name string) (component.Component, bool) {
-	st, ok := s.stores[name]
-	if !ok {
-		return component.Component{}, false
+// waits reports whether a store that st refers to is still to be tried. In a circle nobody waits: none of it will open.
+func (s *Set) waits(st *store, find finder) bool {
+	if circle(st.wanted, find) != nil {
+		return false
 	}
-	return st.wanted, true
+	return slices.ContainsFunc(chain(st.wanted, find)[1:], func(name string) bool {
+		return s.stores[name].due || s.stores[name].trying
+	})
 }
 
-// try brings st into the wanted state or notes why not.
-func (s *Set) try(ctx context.Context, st *store) {
-	opened, refresh, p := s.open(ctx, st)
-	if ctx.Err() != nil {
+// finish makes what an attempt brought the state of its store, unless something else is wanted by now, or nothing more.
+func (s *Set) finish(ctx context.Context, o outcome) {
+	st := o.store
+	st.trying = false
+	if s.stores[o.wanted.Name] != st || !st.wanted.Equal(o.wanted) || ctx.Err() != nil {
+		o.discard()
 		return
 	}
-	st.due, st.next = false, time.Time{}
+	st.tried = true
 	logger := s.opts.Logger.With("store", st.wanted.Name)
-	if p == nil {
-		if st.problem != nil && !opened {
+	if o.problem == nil {
+		if st.problem != nil && o.provider == nil {
 			logger.Info("store is as wanted again")
 		}
 		st.problem, st.failures = nil, 0
-		if refresh > 0 {
-			st.next = time.Now().Add(jitter(max(refresh, firstPause)))
+		if o.refresh > 0 {
+			st.next = time.Now().Add(jitter(max(o.refresh, firstPause)))
 		}
 	} else {
-		s.logProblem(ctx, logger, st, p)
-		st.problem = p
-		if p.passing {
-			st.next = time.Now().Add(max(jitter(pause(st.failures)), p.retryAfter))
+		s.logProblem(ctx, logger, st, o.problem)
+		st.problem = o.problem
+		if o.problem.passing {
+			st.next = time.Now().Add(max(jitter(pause(st.failures)), o.problem.retryAfter))
 		}
 		st.failures++
 	}
-	if opened {
+	if o.provider != nil {
+		s.opts.Resolver.Install(resolve.Store{Name: st.wanted.Name, Provider: o.provider, Settings: o.settings})
+		st.inService = o.instance
 		logger.Info("store opened", "type", st.wanted.Type)
 		s.Changed(st.wanted.Name, "") // what others refer to may differ in it
 	}
-	s.metrics.tried(st, opened)
+	s.metrics.tried(st, o.provider != nil)
 	s.show(st)
 }
 
@@ -202,7 +226,7 @@ func (s *Set) logProblem(ctx context.Context, logger *slog.Logger, st *store, p 
 func (s *Set) nextAttempt() time.Time {
 	var first time.Time
 	for _, st := range s.stores {
-		if !st.next.IsZero() && (first.IsZero() || st.next.Before(first)) {
+		if !st.trying && !st.next.IsZero() && (first.IsZero() || st.next.Before(first)) {
 			first = st.next
 		}
 	}
@@ -211,9 +235,13 @@ func (s *Set) nextAttempt() time.Time {
 
 // show publishes the state of st.
 func (s *Set) show(st *store) {
-	c, driver := st.wanted, s.drivers[st.wanted.Type]
+	c, kind := st.wanted, st.wanted.Type
+	if st.inService != nil {
+		kind = st.inService.driver // perhaps not the wanted one
+	}
+	driver := s.drivers[kind]
 	status := Status{
-		Name: c.Name, Namespace: c.Namespace, Type: c.Type, Version: c.Version, Scopes: c.Scopes,
+		Name: c.Name, Namespace: c.Namespace, Type: kind, Version: c.Version, Scopes: c.Scopes,
 		MissingIsEmpty: driver.MissingIsEmpty, Selectors: driver.Selectors, Open: st.inService != nil,
 	}
 	if st.problem != nil {

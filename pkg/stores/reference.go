@@ -33,6 +33,14 @@ func refersTo(c component.Component, s secretName) bool {
 // finder returns the wanted component of a name.
 type finder func(name string) (component.Component, bool)
 
+// in returns a finder for a map that does not change.
+func in(wanted map[string]component.Component) finder {
+	return func(name string) (component.Component, bool) {
+		c, ok := wanted[name]
+		return c, ok
+	}
+}
+
 // chain returns the names of c and of the stores that must be open before it, nearest first. A component refers to one
 // store at most, so there is one way; it ends where it would meet a name again.
 func chain(c component.Component, find finder) []string {
@@ -78,7 +86,7 @@ func checkReference(c component.Component, i component.Item, find finder) *probl
 
 // resolve returns c's metadata with every reference replaced by what it refers to, and how long that is good for (zero:
 // for ever). One reference that can't be resolved means that there are no properties.
-func (s *Set) resolve(ctx context.Context, c component.Component) (providers.Properties, time.Duration, *problem) {
+func (s *Set) resolve(ctx context.Context, c component.Component, find finder) (providers.Properties, time.Duration, *problem) {
 	properties := make(providers.Properties, len(c.Metadata))
 	secrets := map[string]resolve.Result{} // secret name → what was read
 	var refresh time.Duration
@@ -89,7 +97,7 @@ func (s *Set) resolve(ctx context.Context, c component.Component) (providers.Pro
 		case fromEnv(item):
 			properties[name], p = s.env(item)
 		case fromStore(item):
-			properties[name], p = s.field(ctx, c, item, secrets)
+			properties[name], p = s.field(ctx, c, item, find, secrets)
 		case item.HasValue:
 			properties[name] = item.Value
 		}
@@ -106,12 +114,12 @@ func (s *Set) resolve(ctx context.Context, c component.Component) (providers.Pro
 }
 
 // field returns the field that item refers to.
-func (s *Set) field(ctx context.Context, c component.Component, item component.Item, secrets map[string]resolve.Result) (secret.Value, *problem) {
+func (s *Set) field(ctx context.Context, c component.Component, item component.Item, find finder, secrets map[string]resolve.Result) (secret.Value, *problem) {
 	ref := item.SecretKeyRef
 	result, read := secrets[ref.Name]
 	if !read {
 		var p *problem
-		if result, p = s.read(ctx, c, item); p != nil {
+		if result, p = s.read(ctx, c, item, find); p != nil {
 			return secret.Value{}, p
 		}
 		secrets[ref.Name] = result
@@ -128,8 +136,8 @@ func (s *Set) field(ctx context.Context, c component.Component, item component.I
 }
 
 // read reads the secret that item refers to.
-func (s *Set) read(ctx context.Context, c component.Component, item component.Item) (resolve.Result, *problem) {
-	if p := checkReference(c, item, s.find); p != nil {
+func (s *Set) read(ctx context.Context, c component.Component, item component.Item, find finder) (resolve.Result, *problem) {
+	if p := checkReference(c, item, find); p != nil {
 		return resolve.Result{}, p
 	}
 	field := "secretKeyRef of " + item.Name

@@ -51,7 +51,8 @@ type Set struct {
 		changed    map[secretName]bool
 	}
 
-	stores map[string]*store // name → store; for Run only
+	stores map[string]*store              // name → store; for Run only
+	wanted map[string]component.Component // name → what was applied; replaced, never changed
 
 	shown struct { // what Status and Find return
 		sync.RWMutex
@@ -66,7 +67,7 @@ type secretName struct{ store, name string }
 type Status struct {
 	Name           string
 	Namespace      string   // the manifest's metadata.namespace
-	Type           string   // in lower case
+	Type           string   // in lower case; of what is in service, if anything is
 	Version        string   // as written
 	Scopes         []string // app ids that may know of the store; empty: all
 	Capabilities   []string // as Dapr's metadata API reports them; empty unless Open

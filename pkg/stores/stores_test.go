@@ -2,12 +2,14 @@ package stores_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/keywell/keywell/pkg/component"
 	"github.com/keywell/keywell/pkg/providers"
@@ -187,7 +189,7 @@ func TestRetry(t *testing.T) {
 		var attempts []time.Duration
 		start := time.Now()
 		f.backends["away"].during(func(context.Context) error {
-			attempts = append(attempts, time.Since(start).Round(time.Second))
+			attempts = append(attempts, time.Since(start))
 			if len(attempts) < 4 {
 				return providers.Errorf(providers.Unavailable, "connection refused")
 			}
@@ -204,7 +206,10 @@ func TestRetry(t *testing.T) {
 		})
 		f.apply(store("away"), store("bad"), store("busy"))
 		f.pass(10 * time.Minute)
-		equal(t, "attempts", []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second}, attempts)
+		spread := cmpopts.EquateApprox(0.12, 0) // jitter
+		if diff := cmp.Diff([]float64{0, 1, 3, 7}, seconds(attempts), spread); diff != "" {
+			t.Errorf("attempts (-want +got):\n%s", diff)
+		}
 		equal(t, "away", "+away", f.resolver.take())
 		equal(t, "attempts at the bad and the busy one", []int{1, 1}, []int{bad, busy})
 
@@ -212,6 +217,14 @@ func TestRetry(t *testing.T) {
 		f.apply(store("away"), store("bad"), store("busy"))
 		equal(t, "a new state tries what is wrong, and nothing else", "+bad", f.resolver.take())
 	})
+}
+
+func seconds(all []time.Duration) []float64 {
+	var s []float64
+	for _, d := range all {
+		s = append(s, d.Seconds())
+	}
+	return s
 }
 
 func TestInitTimeout(t *testing.T) {
@@ -228,6 +241,86 @@ func TestInitTimeout(t *testing.T) {
 		f.pass(time.Minute)
 		equal(t, "state", "late: open\nstuck: open", f.reasons())
 	})
+}
+
+// TestSlowStoreHoldsUpNoOther: while one store takes its time to open, the others come and go.
+func TestSlowStoreHoldsUpNoOther(t *testing.T) {
+	run(t, []string{"slow", "a", "b"}, func(f *fixture) {
+		opening := 0
+		f.backends["slow"].during(func(ctx context.Context) error { opening++; <-ctx.Done(); return ctx.Err() })
+		begun := time.Now()
+		f.backends["a"].set("x", "x", "")
+		f.apply(store("slow"), store("a"))
+		f.apply(store("slow"), store("b"))
+		equal(t, "events", "+a -a +b", f.resolver.take())
+		f.apply(store("slow", value("password", "changed")), store("b", value("password", "changed")))
+		equal(t, "events", "+b", f.resolver.take())
+		if time.Since(begun) != 0 {
+			t.Errorf("took %v", time.Since(begun))
+		}
+		f.backends["slow"].during(nil)
+		f.pass(6 * time.Second)
+		equal(t, "what is wanted by then is opened", "+slow", f.resolver.take())
+		equal(t, "opens", []string{"changed"}, f.backends["slow"].opens())
+		if opening != 1 {
+			t.Errorf("opened %d times at once", opening)
+		}
+
+		f.backends["slow"].during(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		f.apply(store("slow"))
+		f.apply() // while it is opened
+		equal(t, "events", "-b -slow", sorted(f.resolver.take()))
+		f.pass(time.Minute)
+		equal(t, "what is gone stays gone", "", f.resolver.take())
+	})
+}
+
+// TestDriverThatDoesNotReturn: it is not called again before it does, and what it brings then is closed (see run).
+func TestDriverThatDoesNotReturn(t *testing.T) {
+	run(t, []string{"deaf"}, func(f *fixture) {
+		calls, release := 0, make(chan struct{})
+		f.backends["deaf"].during(func(context.Context) error { calls++; <-release; return nil })
+		f.apply(store("deaf"))
+		f.pass(time.Hour)
+		equal(t, "calls", 1, calls)
+		equal(t, "state", `deaf: closed: deaf.yaml:1: open store "deaf": an earlier attempt has not come back; check that the store can be reached; it is tried again by itself`, f.reasons())
+		close(release)
+		f.pass(2 * time.Minute)
+		equal(t, "state", "deaf: open", f.reasons())
+	})
+}
+
+func TestDriverThatPanics(t *testing.T) {
+	run(t, []string{"a"}, func(f *fixture) {
+		f.backends["a"].during(func(context.Context) error { panic(canary) })
+		f.apply(store("a"))
+		equal(t, "state", `a: closed: a.yaml:1: open store "a": driver panicked; correct the manifest`, f.reasons())
+	})
+}
+
+// TestStatusTellsWhatIsInService: where the wanted type can't be had, callers meet the one before.
+func TestStatusTellsWhatIsInService(t *testing.T) {
+	run(t, []string{"a"}, func(f *fixture) {
+		f.apply(store("a"))
+		broken := store("a", env("password", "NONE"))
+		broken.Type = "secretstores.plain"
+		f.apply(broken)
+		got := f.set.Status()[0]
+		if got.Type != "secretstores.fake" || !got.MissingIsEmpty || !got.Open || got.Reason == "" {
+			t.Errorf("status %+v", got)
+		}
+		broken.Name = "b"
+		f.apply(broken)
+		if got := f.set.Status()[0]; got.Type != "secretstores.plain" || got.MissingIsEmpty || got.Open {
+			t.Errorf("status %+v", got)
+		}
+	})
+}
+
+func sorted(events string) string {
+	all := strings.Fields(events)
+	slices.Sort(all)
+	return strings.Join(all, " ")
 }
 
 func TestBadReplacementKeepsTheLastGoodInstance(t *testing.T) {
@@ -351,6 +444,6 @@ func TestCheck(t *testing.T) {
 		`error: m.yaml:9: secretKeyRef of password: stores refer to each other in a circle: c2 → c1 → c2; give one of them its credentials in another way`,
 		`warning: m.yaml:9: spec.metadata: "password" is a credential, written in plain; keep it in a store and write a secretKeyRef, or use envRef`,
 		`error: incomplete.yaml:1: spec.metadata: "address" is required by secretstores.fake; add it`,
-		`error: other.yaml:1: spec.type: couldn't find secret store secretstores.unheard.of/v1; write a type that this agent has: secretstores.fake, secretstores.twin`,
+		`error: other.yaml:1: spec.type: couldn't find secret store secretstores.unheard.of/v1; write a type that this agent has: secretstores.fake, secretstores.plain, secretstores.twin`,
 	}, got)
 }
