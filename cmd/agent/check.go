@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/keywell/keywell/pkg/component"
 	"github.com/keywell/keywell/pkg/providers/builtin"
@@ -31,7 +34,8 @@ func (m *manifestFlags) sources() component.Sources {
 	return s
 }
 
-// check validates manifests without opening a store. It fails if any problem is an error.
+// check validates manifests without opening a store. It prints what it finds by file and line, and fails if any of it is
+// an error.
 func check(_ context.Context, args []string, out, errOut io.Writer) error {
 	var m manifestFlags
 	f := newFlags("check", "", errOut)
@@ -41,8 +45,11 @@ func check(_ context.Context, args []string, out, errOut io.Writer) error {
 	}
 	manifests, problems := component.Load(m.sources())
 	problems = append(problems, stores.Check(manifests.Components, builtin.Drivers())...)
+	slices.SortStableFunc(problems, func(a, b component.Problem) int {
+		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+	})
 	for _, p := range problems {
-		fmt.Fprintln(out, p)
+		fmt.Fprintln(out, p.String())
 	}
 	fmt.Fprintf(out, "%d stores, %d configurations, %d access policies, %d findings\n",
 		len(manifests.Components), len(manifests.Configurations), len(manifests.Policies), len(problems))
@@ -76,7 +83,7 @@ func explain(_ context.Context, args []string, out, errOut io.Writer) error {
 	manifests, problems := component.Load(m.sources())
 	for _, p := range problems {
 		if p.Severity == component.Error {
-			fmt.Fprintln(errOut, p)
+			fmt.Fprintln(errOut, p.String())
 		}
 	}
 	policy, err := scope.NewPolicy(manifests.Rules(closed))
