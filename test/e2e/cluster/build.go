@@ -28,39 +28,43 @@ type step struct {
 	args   []string
 }
 
-// bundles are what a cluster runs. Dependencies come from go.mod and go.sum alone, so those stand for all of them.
-func bundles(e2e string) (kube, tools bundle, err error) {
-	kubernetes, err := requiredVersion(filepath.Join(e2e, "cluster/kube/go.mod"), "k8s.io/kubernetes")
+// kubeBundle is etcd and Kubernetes. Like that of tools, its dependencies come from go.mod and go.sum alone.
+func kubeBundle(e2e string) (bundle, error) {
+	version, err := requiredVersion(filepath.Join(e2e, "cluster/kube/go.mod"), "k8s.io/kubernetes")
 	if err != nil {
-		return kube, tools, err
-	}
-	containerd, err := requiredVersion(filepath.Join(e2e, "cluster/tools/go.mod"), "github.com/containerd/containerd/v2")
-	if err != nil {
-		return kube, tools, err
+		return bundle{}, err
 	}
 	// The node reports this version, and a chart's kubeVersion is compared with it.
-	number := strings.SplitN(strings.TrimPrefix(kubernetes, "v"), ".", 3)
-	const versions = "k8s.io/component-base/version"
-	kube = bundle{
+	number := strings.Split(strings.TrimPrefix(version, "v"), ".")
+	const variables = "k8s.io/component-base/version"
+	return bundle{
 		name:   "kube",
 		inputs: []string{"cluster/kube/go.mod", "cluster/kube/go.sum", "cluster/kube/main.go"},
 		steps: []step{{dir: "cluster/kube", output: "kube", args: []string{
 			"-tags", "netgo,osusergo",
 			"-ldflags", fmt.Sprintf("-s -w -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s",
-				versions, kubernetes, number[0], number[1]),
+				variables, version, number[0], number[1]),
 			".",
 		}}},
 		links: map[string][]string{"kube": {
 			"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl",
 		}},
+	}, nil
+}
+
+// toolsBundle is what runs beside Kubernetes.
+func toolsBundle(e2e string) (bundle, error) {
+	version, err := requiredVersion(filepath.Join(e2e, "cluster/tools/go.mod"), "github.com/containerd/containerd/v2")
+	if err != nil {
+		return bundle{}, err
 	}
-	tools = bundle{
+	return bundle{
 		name:   "tools",
 		inputs: []string{"cluster/tools/go.mod", "cluster/tools/go.sum", "cluster/cmd/pause/main.go"},
 		steps: []step{
 			{dir: "cluster/tools", args: []string{
 				"-tags", "no_btrfs,no_zfs,no_devmapper,no_aufs",
-				"-ldflags", "-s -w -X github.com/containerd/containerd/v2/version.Version=" + strings.TrimPrefix(containerd, "v"),
+				"-ldflags", "-s -w -X github.com/containerd/containerd/v2/version.Version=" + strings.TrimPrefix(version, "v"),
 				"github.com/containerd/containerd/v2/cmd/containerd",
 				"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
 				"github.com/containerd/containerd/v2/cmd/ctr",
@@ -80,10 +84,10 @@ func bundles(e2e string) (kube, tools bundle, err error) {
 			}},
 			{dir: ".", args: []string{"-ldflags", "-s -w", "./cluster/cmd/pause"}},
 		},
-	}
-	return kube, tools, nil
+	}, nil
 }
 
+// requiredVersion is the version of the module that the go.mod file requires.
 func requiredVersion(gomod, module string) (string, error) {
 	data, err := os.ReadFile(gomod)
 	if err != nil {
@@ -104,69 +108,66 @@ func Build(ctx context.Context, root string) error {
 	if err := installPackages(ctx); err != nil {
 		return err
 	}
+	return eachBundle(root, func(b bundle, final string) error { return b.build(ctx, filepath.Join(root, "test/e2e"), final) })
+}
+
+// binaries are the directories of a finished Build.
+func binaries(root string) (kube, tools string, err error) {
+	dirs := map[string]string{}
+	err = eachBundle(root, func(b bundle, final string) error {
+		dirs[b.name] = final
+		if _, err := os.Stat(final); err != nil {
+			return fmt.Errorf("not built yet (run make e2e-build): %w", err)
+		}
+		return nil
+	})
+	return dirs["kube"], dirs["tools"], err
+}
+
+// eachBundle calls f with each bundle and the directory where it belongs, until an error.
+func eachBundle(root string, f func(b bundle, final string) error) error {
 	e2e := filepath.Join(root, "test/e2e")
-	kube, tools, err := bundles(e2e)
-	if err != nil {
-		return err
-	}
-	for _, b := range []bundle{tools, kube} {
-		if err := b.build(ctx, e2e, cacheDir(root)); err != nil {
-			return fmt.Errorf("build %s: %w", b.name, err)
+	for _, describe := range []func(e2e string) (bundle, error){toolsBundle, kubeBundle} {
+		b, err := describe(e2e)
+		if err != nil {
+			return err
+		}
+		hash, err := b.hash(e2e)
+		if err != nil {
+			return err
+		}
+		if err := f(b, filepath.Join(cacheDir(root), fmt.Sprintf("%s-%.6x", b.name, hash))); err != nil {
+			return fmt.Errorf("the cluster's binaries (%s): %w", b.name, err)
 		}
 	}
 	return nil
 }
 
-// binaries are the directories of a finished Build.
-func binaries(root string) (kubeDir, toolsDir string, err error) {
-	e2e := filepath.Join(root, "test/e2e")
-	kube, tools, err := bundles(e2e)
-	if err != nil {
-		return "", "", err
-	}
-	if kubeDir, err = kube.dir(e2e, cacheDir(root)); err != nil {
-		return "", "", err
-	}
-	if toolsDir, err = tools.dir(e2e, cacheDir(root)); err != nil {
-		return "", "", err
-	}
-	for _, dir := range []string{kubeDir, toolsDir} {
-		if _, err := os.Stat(dir); err != nil {
-			return "", "", fmt.Errorf("the cluster's binaries are not built (run make e2e-build): %w", err)
-		}
-	}
-	return kubeDir, toolsDir, nil
-}
-
 func cacheDir(root string) string { return filepath.Join(root, ".cache/e2e") }
 
-// dir is where the bundle belongs: the cache, the bundle's name and a hash of everything that its content depends on.
-func (b bundle) dir(e2e, cache string) (string, error) {
+// hash is over everything that the bundle's content depends on.
+func (b bundle) hash(e2e string) ([]byte, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, b.steps, b.links)
 	for _, name := range b.inputs {
 		data, err := os.ReadFile(filepath.Join(e2e, name))
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		fmt.Fprintf(h, "%s %d\n%s", name, len(data), data)
 	}
-	return filepath.Join(cache, fmt.Sprintf("%s-%.6x", b.name, h.Sum(nil))), nil
+	return h.Sum(nil), nil
 }
 
-// build makes the bundle unless it is there. It appears under its name complete or not at all.
-func (b bundle) build(ctx context.Context, e2e, cache string) error {
-	final, err := b.dir(e2e, cache)
-	if err != nil {
-		return err
-	}
+// build makes the bundle unless it is there. It appears as final complete or not at all.
+func (b bundle) build(ctx context.Context, e2e, final string) error {
 	if _, err := os.Stat(final); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
 		return err
 	}
-	temporary, err := os.MkdirTemp(cache, b.name+"-unfinished-")
+	temporary, err := os.MkdirTemp(filepath.Dir(final), b.name+"-unfinished-")
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ type Options struct {
 	// Name tells clusters apart that run side by side: lower-case letters, digits and dashes, at most 40.
 	// "" is "default".
 	Name string
-	// Root is the repository. "" looks for it upwards from the working directory.
+	// Root is the repository's absolute path. "" looks for it upwards from the working directory.
 	Root string
 	// Detached lets the cluster outlive the process that starts it. Stop, of an opened Cluster too, ends it.
 	Detached bool
@@ -113,19 +113,21 @@ func newCluster(o Options) (*Cluster, error) {
 	if !regexp.MustCompile(`^[a-z0-9-]{1,40}$`).MatchString(o.Name) {
 		return nil, fmt.Errorf("cluster name %q: only lower-case letters, digits and dashes, at most 40", o.Name)
 	}
-	root, err := FindRoot(o.Root)
+	if o.Root == "" {
+		var err error
+		if o.Root, err = FindRoot(); err != nil {
+			return nil, err
+		}
+	}
+	kube, tools, err := binaries(o.Root)
 	if err != nil {
 		return nil, err
 	}
-	kube, tools, err := binaries(root)
-	if err != nil {
-		return nil, err
-	}
-	run := filepath.Join(cacheDir(root), "run")
+	run := filepath.Join(cacheDir(o.Root), "run")
 	return &Cluster{
 		layout: layout{
 			dir:   filepath.Join(run, o.Name),
-			logs:  filepath.Join(cacheDir(root), "logs", o.Name),
+			logs:  filepath.Join(cacheDir(o.Root), "logs", o.Name),
 			kube:  kube,
 			tools: tools,
 		},
@@ -134,11 +136,8 @@ func newCluster(o Options) (*Cluster, error) {
 	}, nil
 }
 
-// FindRoot is dir or, if that is "", the nearest directory upwards from the working directory that holds this repository.
-func FindRoot(dir string) (string, error) {
-	if dir != "" {
-		return filepath.Abs(dir)
-	}
+// FindRoot is the nearest directory, upwards from the working directory, that holds this repository.
+func FindRoot() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
 		return "", err

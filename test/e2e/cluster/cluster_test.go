@@ -306,7 +306,7 @@ func TestOpenFindsNothing(t *testing.T) {
 }
 
 func TestFindRoot(t *testing.T) {
-	root, err := cluster.FindRoot("")
+	root, err := cluster.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestFindRoot(t *testing.T) {
 		t.Error(err)
 	}
 	t.Chdir(t.TempDir())
-	if root, err := cluster.FindRoot(""); err == nil {
+	if root, err := cluster.FindRoot(); err == nil {
 		t.Errorf("found %s from outside", root)
 	}
 }

@@ -60,7 +60,7 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 func act(ctx context.Context, o cluster.Options, args []string) error {
 	switch {
 	case len(args) == 1 && args[0] == "build":
-		root, err := cluster.FindRoot(o.Root)
+		root, err := cluster.FindRoot()
 		if err != nil {
 			return err
 		}
