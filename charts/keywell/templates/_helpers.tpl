@@ -46,3 +46,15 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
   {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{/* Fails on a variable that would replace one of the agent's, or that a store may not refer to. */}}
+{{- define "keywell.checkCredentials" -}}
+{{- range $name, $from := .Values.credentials -}}
+  {{- if not (regexMatch "^[A-Za-z_][A-Za-z0-9_]*$" $name) -}}
+    {{- fail (printf "credentials: %q is no name of an environment variable" $name) -}}
+  {{- end -}}
+  {{- if regexMatch "(?i)^(DAPR_.*|APP_API_TOKEN|NAMESPACE|NODE_NAME|HOST_IP)$" $name -}}
+    {{- fail (printf "credentials: %s has a meaning already; choose another name" $name) -}}
+  {{- end -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,178 @@
+package chart_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+)
+
+// valueSets are values that change what is rendered, one kind of change each.
+var valueSets = map[string]string{
+	"defaults":          "",
+	"no API":            "api: {enabled: false}",
+	"no built-in":       "disableBuiltinKubernetesSecretStore: true",
+	"Dapr's spelling":   "disableBuiltinK8sSecretStore: true",
+	"credentials":       "{credentials: {VAULT_TOKEN: {secret: vault, key: token}}, credentialFiles: [vault-tls]}",
+	"service monitor":   "metrics: {serviceMonitor: {enabled: true}}",
+	"no metrics":        "metrics: {enabled: false}",
+	"other directories": "{kubeletRoot: /data/kubelet, stateDir: /run/other}",
+	"no CRD":            "crds: {install: false}",
+}
+
+// TestRights holds what docs/install.md explains, under every set of values.
+func TestRights(t *testing.T) {
+	for name, values := range valueSets {
+		t.Run(name, func(t *testing.T) {
+			o := decode(t, mustRender(t, values, newest))
+			checkContainer(t, o)
+			checkRole(t, o)
+		})
+	}
+}
+
+func checkContainer(t *testing.T, o objects) {
+	t.Helper()
+	c := o.agent()
+	yes, root := true, int64(0)
+	want := &corev1.SecurityContext{
+		Privileged:             &yes, // for mountPropagation: Bidirectional
+		ReadOnlyRootFilesystem: &yes,
+		RunAsUser:              &root,
+		RunAsGroup:             &root,
+		SeccompProfile:         &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		Capabilities: &corev1.Capabilities{
+			Drop: []corev1.Capability{"ALL"},
+			Add:  []corev1.Capability{"CHOWN", "DAC_READ_SEARCH", "FOWNER", "SYS_ADMIN"},
+		},
+	}
+	if diff := cmp.Diff(want, c.SecurityContext); diff != "" {
+		t.Errorf("security context (-want +got):\n%s", diff)
+	}
+	spec := o.daemonSet.Spec.Template.Spec
+	if spec.HostPID || spec.HostIPC || len(spec.InitContainers) > 0 || len(spec.Containers) != 1 {
+		t.Error("the pod is more than one container in the node's network")
+	}
+	var paths, bidirectional []string
+	for _, v := range spec.Volumes {
+		if v.HostPath != nil {
+			paths = append(paths, v.HostPath.Path)
+		}
+	}
+	for _, m := range c.VolumeMounts {
+		if m.MountPropagation != nil {
+			bidirectional = append(bidirectional, m.Name)
+		}
+	}
+	kubelet, state := "/var/lib/kubelet", "/run/keywell"
+	if !slices.Contains(paths, state) {
+		kubelet, state = "/data/kubelet", "/run/other"
+	}
+	wantPaths := []string{kubelet + "/plugins/csi.keywell.dev", kubelet + "/plugins_registry", kubelet + "/pods", state}
+	if diff := cmp.Diff(wantPaths, paths); diff != "" {
+		t.Errorf("the node's directories (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"pods"}, bidirectional); diff != "" {
+		t.Errorf("mounts that propagate (-want +got):\n%s", diff)
+	}
+}
+
+func checkRole(t *testing.T, o objects) {
+	t.Helper()
+	read := []string{"get", "list", "watch"}
+	want := []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
+		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+		{APIGroups: []string{"dapr.io"}, Resources: []string{"components", "configurations"}, Verbs: read},
+		{APIGroups: []string{"keywell.dev"}, Resources: []string{"accesspolicies"}, Verbs: read},
+	}
+	if slices.ContainsFunc(o.agent().Args, func(a string) bool { return strings.HasPrefix(a, "--token-audience") }) {
+		want = append(want, rbacv1.PolicyRule{
+			APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"},
+		})
+	}
+	if diff := cmp.Diff(want, o.role.Rules); diff != "" {
+		t.Errorf("rules (-want +got):\n%s", diff)
+	}
+	if o.binding.RoleRef.Name != o.role.Name || o.binding.Subjects[0].Name != o.account.Name ||
+		o.binding.Subjects[0].Namespace != namespace || o.daemonSet.Spec.Template.Spec.ServiceAccountName != o.account.Name {
+		t.Errorf("role, binding, service account and pod don't belong together: %+v", o.binding)
+	}
+}
+
+// TestNoRuleOnSecrets looks at every role in every manifest, test hooks included: the only right to read a Secret is
+// that of the test pod, to read its own.
+func TestNoRuleOnSecrets(t *testing.T) {
+	for name, values := range valueSets {
+		t.Run(name, func(t *testing.T) {
+			for file, content := range mustRender(t, values, newest) {
+				if file == "NOTES.txt" {
+					continue
+				}
+				for _, doc := range documents(t, content) {
+					checkNoSecrets(t, doc)
+				}
+			}
+		})
+	}
+}
+
+func checkNoSecrets(t *testing.T, doc []byte) {
+	t.Helper()
+	if kind := kindOf(t, doc); kind != "Role" && kind != "ClusterRole" {
+		return
+	}
+	var role rbacv1.Role // has the fields of a ClusterRole that are used
+	if err := yaml.UnmarshalStrict(doc, &role); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range role.Rules {
+		all := slices.Concat(r.Resources, r.Verbs, r.APIGroups)
+		own := slices.Equal(r.ResourceNames, []string{"keywell-test"}) && slices.Equal(r.Verbs, []string{"get"})
+		if slices.Contains(all, "*") || slices.Contains(r.Resources, "secrets") && !(role.Name == "keywell-test" && own) {
+			t.Errorf("role %s: %+v", role.Name, r)
+		}
+	}
+}
+
+// TestMemory holds the limit against what the agent may be charged for.
+func TestMemory(t *testing.T) {
+	o := decode(t, mustRender(t, "", newest))
+	limit := o.agent().Resources.Limits[corev1.ResourceMemory]
+	need := resource.MustParse("384Mi") // volumes.maxNodeMiB and 128 MiB
+	if limit.Cmp(need) < 0 {
+		t.Errorf("the memory limit is %v, and %v may be needed", limit.String(), need.String())
+	}
+	if _, ok := o.agent().Resources.Limits[corev1.ResourceCPU]; ok {
+		t.Error("there is a limit for CPU")
+	}
+}
+
+// TestPathsAgree: the agent tells the kubelet paths, so each must be the same on both sides.
+func TestPathsAgree(t *testing.T) {
+	o := decode(t, mustRender(t, valueSets["other directories"], newest))
+	byName := map[string]string{}
+	for _, v := range o.daemonSet.Spec.Template.Spec.Volumes {
+		if v.HostPath != nil {
+			byName[v.Name] = v.HostPath.Path
+		}
+	}
+	for _, m := range o.agent().VolumeMounts {
+		if on, ok := byName[m.Name]; ok && on != m.MountPath {
+			t.Errorf("%s is %s on the node and %s in the container", m.Name, on, m.MountPath)
+		}
+	}
+	for _, want := range []string{
+		"--csi-socket=/data/kubelet/plugins/csi.keywell.dev/csi.sock", "--plugin-registry=/data/kubelet/plugins_registry",
+		"--target-root=/data/kubelet/pods", "--state-dir=/run/other",
+	} {
+		if !slices.Contains(o.agent().Args, want) {
+			t.Errorf("no argument %s among %q", want, o.agent().Args)
+		}
+	}
+}
