@@ -2,17 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keywell/keywell/pkg/api"
@@ -44,6 +40,7 @@ type agent struct {
 	scheduler *rotation.Scheduler
 	csi       *csi.Server
 	api       *api.Server
+	cluster   *cluster // nil: standalone
 }
 
 // newAgent makes every part and starts none.
@@ -58,19 +55,28 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	a.stores = stores.New(stores.Options{
 		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, Logger: log, Registerer: a.registry,
 	})
+	attest := func(context.Context, api.Evidence) (scope.Identity, error) { return r.caller(), nil }
+	identify := identity.Standalone(r.caller())
+	if r.kubernetes.enabled {
+		var err error
+		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, log, a.registry); err != nil {
+			return nil, err
+		}
+		attest, identify = a.cluster.attest, a.cluster.identify
+		token = secret.Value{} // each pod has its own
+	}
 	a.api = api.New(api.Options{
 		AppID: r.appID, Version: version, Policy: &a.policy, Resolver: a.resolver, Audit: a.resolver, Stores: apiStores{a.stores},
-		Attest: func(context.Context, api.Evidence) (scope.Identity, error) { return r.caller(), nil },
-		Token:  token, Ready: a.notReady, Logger: log, Registerer: a.registry,
+		Attest: attest, Token: token, Ready: a.notReady, Logger: log, Registerer: a.registry,
 	})
 	if r.csiSocket == "" {
 		return a, nil
 	}
-	return a, a.addVolumes()
+	return a, a.addVolumes(identify)
 }
 
 // addVolumes makes the parts that files need.
-func (a *agent) addVolumes() error {
+func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope.Identity, error)) error {
 	roots, err := mountRoots(a.flags.roots)
 	if err != nil {
 		return err
@@ -95,24 +101,45 @@ func (a *agent) addVolumes() error {
 	}
 	a.csi, err = csi.New(csi.Options{
 		Version: version, NodeID: a.flags.nodeID, Volumes: a.volumes,
-		Identify: identity.Standalone(a.flags.caller()), Ready: a.ready, Logger: a.log, Registerer: a.registry,
+		Identify: identify, Ready: a.ready, Logger: a.log, Registerer: a.registry,
 	})
 	return err
 }
 
 // manifestsChanged puts new manifests in force: the policy first, so that no store is ever open under an older one.
 func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Problem) {
+	components := m.Components
+	if a.cluster != nil && !a.flags.kubernetes.noBuiltinStore {
+		problems = append(problems, shadowed(components)...)
+		components = withBuiltin(components)
+	}
 	logProblems(a.log, problems)
-	policy, err := scope.NewPolicy(m.Rules(false))
+	policy, err := scope.NewPolicy(a.rules(m, components))
 	if err != nil {
 		a.log.Error("policy kept: the new one can't be used", "err", err)
 		return
 	}
 	a.policy.Set(policy)
-	a.stores.Apply(m.Components)
+	a.stores.Apply(components)
 	if a.volumes != nil {
 		a.scheduler.Nudge(a.volumes.IDs()...)
 	}
+}
+
+// rules returns the inputs of the policy. On a node of Kubernetes every store is closed, except that one whose driver
+// reads with the pod's own token leaves the decision to the pod's rights.
+func (a *agent) rules(m *component.Manifests, components []component.Component) scope.Rules {
+	wanted := *m
+	wanted.Components = components
+	rules := wanted.Rules(a.cluster != nil)
+	perIdentity := map[string]bool{} // driver type
+	for _, d := range builtin.Drivers() {
+		perIdentity[d.Type] = d.PerIdentity
+	}
+	for i, c := range components {
+		rules.Stores[i].PodAuthorized = perIdentity[c.Type]
+	}
+	return rules
 }
 
 // secretChanged passes on that a store has other content for a secret, or for any if name is empty.
@@ -125,6 +152,9 @@ func (a *agent) secretChanged(store, name string) {
 
 func (a *agent) rotate(ctx context.Context, id string) (time.Time, error) {
 	outcome, err := a.volumes.Rotate(ctx, id)
+	if a.cluster != nil {
+		a.cluster.tell(outcome.Identity, outcome.Changed, err)
+	}
 	return outcome.Next, err
 }
 
@@ -134,12 +164,16 @@ func (a *agent) readDenied(ctx context.Context, d volume.Denial) {
 
 // notReady names the parts that can't serve yet.
 func (a *agent) notReady() []string {
+	var parts []string
 	select {
 	case <-a.stores.Ready():
-		return nil
 	default:
-		return []string{"stores"}
+		parts = append(parts, "stores")
 	}
+	if a.cluster != nil {
+		parts = append(parts, a.cluster.notReady()...)
+	}
+	return parts
 }
 
 func (a *agent) ready() error {
@@ -161,6 +195,10 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.resolver.Run(ctx) })
 	group.Go(func() error { return a.api.Run(ctx, listeners) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
+	group.Go(func() error { return a.serveHealth(ctx) })
+	if a.cluster != nil {
+		group.Go(func() error { return a.cluster.run(ctx) })
+	}
 	if a.volumes != nil {
 		group.Go(func() error { return a.runVolumes(ctx) })
 	}
@@ -198,27 +236,6 @@ func (a *agent) rotateWhenReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-}
-
-// serveMetrics serves /metrics until ctx ends, if it has an address.
-func (a *agent) serveMetrics(ctx context.Context) error {
-	if a.flags.metrics == "" {
-		return nil
-	}
-	l, err := net.Listen("tcp", a.flags.metrics)
-	if err != nil {
-		return fmt.Errorf("listen for metrics: %w", err)
-	}
-	a.log.Info("serving metrics", "address", l.Addr().String())
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
 }
 
 func logProblems(log *slog.Logger, problems []component.Problem) {

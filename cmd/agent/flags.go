@@ -45,7 +45,7 @@ func newFlags(name, arguments string, errOut io.Writer) flags {
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.Usage = func() {
-		fmt.Fprintf(errOut, "Usage: agent %s [FLAGS] %s\n", name, arguments)
+		fmt.Fprintf(errOut, "Usage: agent %s\n", strings.TrimSpace(name+" [FLAGS] "+arguments))
 		f.PrintDefaults()
 	}
 	return flags{f}
@@ -73,7 +73,7 @@ type manifestFlags struct {
 }
 
 func (m *manifestFlags) register(f flags) {
-	f.Var(&m.resources, "resources-path", "`directory` of Component and AccessPolicy manifests, watched; may be repeated")
+	f.Var(&m.resources, "resources-path", "`directory` of Component and AccessPolicy manifests, watched; may be repeated (default "+defaultResources+")")
 	f.Var(&m.configs, "config", "Configuration manifest `file` with secret scopes, watched; may be repeated")
 	f.StringVar(&m.appID, "app-id", defaultAppID, "Dapr app `id` of the one caller in standalone use")
 }

@@ -107,17 +107,24 @@ func volumeID(target string) string {
 	return "agent-mount-" + hex.EncodeToString(sum[:16])
 }
 
+// csiConn is a connection to a CSI socket.
+type csiConn = grpc.ClientConnInterface
+
 // withNode calls the CSI node service on socket. An error that the service returns loses its gRPC frame: the message
 // is for people here.
 func withNode(socket string, call func(csi.NodeClient) error) error {
+	err := withSocket(socket, func(conn csiConn) error { return call(csi.NewNodeClient(conn)) })
+	if s, ok := status.FromError(err); ok && err != nil {
+		return fmt.Errorf("%s: %s", s.Code(), s.Message())
+	}
+	return err
+}
+
+func withSocket(socket string, call func(csiConn) error) error {
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", socket, err)
 	}
 	defer conn.Close()
-	if err := call(csi.NewNodeClient(conn)); err != nil {
-		s := status.Convert(err)
-		return fmt.Errorf("%s: %s", s.Code(), s.Message())
-	}
-	return nil
+	return call(conn)
 }

@@ -17,6 +17,7 @@ import (
 type runFlags struct {
 	manifestFlags
 	logFlags
+	kubernetes kubernetesFlags
 
 	nodeID    string
 	stateDir  string
@@ -26,6 +27,7 @@ type runFlags struct {
 	http      string
 	grpc      string
 	metrics   string
+	health    string
 	audit     string
 	maxVolume int64
 	maxNode   int64
@@ -38,6 +40,7 @@ func (r *runFlags) register(f flags) {
 	}
 	r.manifestFlags.register(f)
 	r.logFlags.register(f)
+	r.kubernetes.register(f)
 	f.StringVar(&r.nodeID, "node-id", host, "`name` of this node in CSI answers")
 	f.StringVar(&r.stateDir, "state-dir", defaultStateDir, "`directory` for records of published volumes, best on a tmpfs")
 	f.StringVar(&r.csiSocket, "csi-socket", defaultCSISocket, "`path` of the CSI socket; empty: no volumes")
@@ -46,7 +49,8 @@ func (r *runFlags) register(f flags) {
 	f.StringVar(&r.grpc, "grpc-address", defaultGRPCAddress, "`address` of the gRPC API; empty: none")
 	f.StringVar(&r.api.SocketDir, "unix-domain-socket", "", "`directory` for Unix sockets of the API, which replace its addresses")
 	f.StringVar(&r.metrics, "metrics-address", defaultMetricsAddress, "`address` of /metrics; empty: none")
-	f.StringVar(&r.audit, "audit-log", "-", "`file` that audit records are appended to; -: standard output; empty: none")
+	f.StringVar(&r.health, "health-address", "", "`address` of /healthz and /readyz; empty: none")
+	f.StringVar(&r.audit, "audit-log", "-", "`file` that audit records are appended to; -: standard output; empty: none; an agent that is killed loses those of the last 10 ms")
 	f.Int64Var(&r.maxVolume, "max-volume-bytes", 16<<20, "largest volume, in `bytes`")
 	f.Int64Var(&r.maxNode, "max-node-bytes", 256<<20, "all volumes together, in `bytes`: tmpfs pages are charged to the agent")
 }
@@ -96,19 +100,23 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	return a.run(ctx)
 }
 
-// auditLogger returns the logger for audit records, and a func that closes its file. The logger is nil for none.
+// auditLogger returns the logger for audit records, and a func that writes what waits and closes its file. The logger is
+// nil for none.
 func (r *runFlags) auditLogger(out io.Writer) (*slog.Logger, func(), error) {
+	closeFile := func() {}
 	switch r.audit {
 	case "":
-		return nil, func() {}, nil
+		return nil, closeFile, nil
 	case "-":
-		return slog.New(slog.NewJSONHandler(out, nil)), func() {}, nil
+	default:
+		file, err := os.OpenFile(r.audit, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open audit log: %w", err)
+		}
+		out, closeFile = file, func() { _ = file.Close() }
 	}
-	file, err := os.OpenFile(r.audit, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open audit log: %w", err)
-	}
-	return slog.New(slog.NewJSONHandler(file, nil)), func() { _ = file.Close() }, nil
+	w := newAuditWriter(out)
+	return slog.New(slog.NewJSONHandler(w, nil)), func() { w.Flush(); closeFile() }, nil
 }
 
 // forbidDumps keeps the process's memory, which holds secrets, out of core dumps and away from debuggers of others.

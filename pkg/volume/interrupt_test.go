@@ -155,6 +155,30 @@ func TestBrokenVolumeIsNotInPlace(t *testing.T) {
 	}
 }
 
+// TestFailedRecordLeavesNothing puts something in the way of the record, once the volume is mounted.
+func TestFailedRecordLeavesNothing(t *testing.T) {
+	n := newNode(t, func(o *volume.Options) { o.MaxNodeBytes = int64(os.Getpagesize()) })
+	n.store.set("a", fields{"a": "1"})
+	obstacle := ""
+	n.at = func(step string) {
+		if step == "mounted" {
+			obstacle = filepath.Join(n.stateDir, "volumes", n.records(t)[0]+".new")
+			if err := os.Mkdir(obstacle, 0o700); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := n.Publish(t.Context(), n.request("v", "a")); err == nil {
+		t.Error("publish succeeded without a record")
+	}
+	if err := os.Remove(obstacle); err != nil {
+		t.Error(err)
+	}
+	n.absent(t, "v")
+	n.at = nil
+	n.mustPublish(t, n.request("v", "a"))
+}
+
 // failing is a Mounter whose Unmount fails.
 type failing struct {
 	volume.Mounter

@@ -42,7 +42,7 @@ func (s *Set) inPlace(want record, tokens providers.TokenSource) bool {
 		return false
 	}
 	waited := v.tokens == nil && tokens != nil
-	v.tokens = tokens
+	v.tokens, v.appID = tokens, want.Identity.AppID
 	device, data := v.record.Device, v.data
 	s.mu.Unlock()
 
@@ -81,6 +81,9 @@ func (s *Set) publish(ctx context.Context, want record, tokens providers.TokenSo
 		if s.inPlace(want, tokens) {
 			return nil
 		}
+		s.mu.Lock()
+		v.record.Identity.AppID = want.Identity.AppID
+		s.mu.Unlock()
 		outcome, err := s.rotate(ctx, v, originVolume, tokens)
 		if err == nil {
 			s.opts.Published(want.ID, outcome.Next)
@@ -148,7 +151,7 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	s.opts.Checkpoint("published recorded")
 
 	s.mu.Lock()
-	v.published, v.record, v.tokens = true, r, tokens
+	v.published, v.record, v.tokens, v.appID = true, r, tokens, r.Identity.AppID
 	v.data, v.size, v.maxAge = v.tree.data, size, content.maxAge
 	if v.missed {
 		content.due = time.Now()

@@ -396,9 +396,13 @@ func TestPublishRepairs(t *testing.T) {
 			if st, err := n.Stats("v", ""); err != nil || !st.Condition.Abnormal {
 				t.Errorf("without a mount, stats are %+v, %v", st, err)
 			}
+			clear(n.due)
 			n.mustPublish(t, n.request("v", "a"))
 			if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
 				t.Error(diff)
+			}
+			if due := time.Until(n.due["v"]); due < 50*time.Second || due > time.Minute {
+				t.Errorf("due in %v, want a minute", due)
 			}
 			n.mustPublish(t, n.request("v", "a"))
 			if got := n.store.count(); got != 2 {
@@ -440,8 +444,12 @@ func TestPublishRepairs(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.mounter.replace(n.target("w"))
+		asked := n.store.count()
 		if err := n.Publish(t.Context(), n.request("w", "a")); !errors.Is(err, mount.ErrOccupied) {
 			t.Errorf("got %v, want ErrOccupied", err)
+		}
+		if n.store.count() != asked {
+			t.Error("the store was asked for a volume that can't be mounted")
 		}
 	})
 }
@@ -477,5 +485,25 @@ func TestStats(t *testing.T) {
 		if _, err := n.Stats(args[0], args[1]); !errors.Is(err, volume.ErrNotPublished) {
 			t.Errorf("Stats(%q): %v, want ErrNotPublished", args, err)
 		}
+	}
+}
+
+// TestPublishFollowsTheAppID checks that a pod's annotation may change: it is no conflict, and rotations go by it.
+func TestPublishFollowsTheAppID(t *testing.T) {
+	n := newNode(t)
+	n.store.set("a", fields{"a": "1"})
+	req := n.request("v", "a")
+	n.mustPublish(t, req)
+	req.Identity.AppID = "renamed"
+	n.mustPublish(t, req)
+	if got := n.store.count(); got != 1 {
+		t.Errorf("the store was asked %d times, want once", got)
+	}
+	outcome, err := n.Rotate(t.Context(), "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.store.reads[1].Grant.Identity().AppID; got != "renamed" || outcome.Identity.AppID != "renamed" {
+		t.Errorf("the rotation was for app id %q, its outcome for %q", got, outcome.Identity.AppID)
 	}
 }

@@ -62,8 +62,10 @@ func recordOf(req Request) record {
 	return r
 }
 
-// asksFor tells whether r and other come from the same request.
+// asksFor tells whether r and other come from the same request. The app id is left out: it is an annotation of the pod,
+// which may change, or not be known yet when the agent has just started.
 func (r record) asksFor(other record) bool {
+	r.Identity.AppID = other.Identity.AppID
 	return r.ID == other.ID && r.Target == other.Target && r.Identity == other.Identity &&
 		maps.Equal(r.Attributes, other.Attributes) && r.MountGroup == other.MountGroup && slices.Equal(r.MountFlags, other.MountFlags)
 }

@@ -67,7 +67,7 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 	size, err := s.adopt(v, &r, spec)
 
 	s.mu.Lock()
-	v.published, v.record, v.spec, v.size, v.maxAge = true, r, spec, size, youngerThan(spec.RefreshInterval)
+	v.published, v.record, v.appID, v.spec, v.size, v.maxAge = true, r, r.Identity.AppID, spec, size, youngerThan(spec.RefreshInterval)
 	if err == nil {
 		v.data = v.tree.data
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -41,7 +42,16 @@ var crashes = map[string]struct{ prepare, act func(testing.TB, *node) error }{
 	},
 	"remount": {
 		prepare: func(t testing.TB, n *node) error {
-			return errors.Join(publishBefore(t, n), n.opts.Mounter.Unmount(n.target("v")))
+			if err := publishBefore(t, n); err != nil {
+				return err
+			}
+			// As long as somebody holds the lost tmpfs, the next one gets another device number.
+			root, _, err := n.opts.Mounter.Open(n.target("v"))
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = root.Close() })
+			return n.opts.Mounter.Unmount(n.target("v"))
 		},
 		act: func(t testing.TB, n *node) error {
 			_, err := n.Rotate(t.Context(), "v")
@@ -302,34 +312,74 @@ func TestRecoverWithoutMount(t *testing.T) {
 }
 
 func TestRecoverLeavesStrangersAlone(t *testing.T) {
-	n := newTmpfsNode(t)
-	n.store.set("a", fields{"a": "1"})
-	n.mustPublish(t, n.request("v", "a"))
-	for _, name := range []string{"v", "unknown"} {
-		if err := os.Mkdir(n.target(name), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-			t.Fatal(err)
-		}
-		if err := unix.Mount("x", n.target(name), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(n.target(name), "mine"), nil, 0o600); err != nil {
+	recover := func(t *testing.T, n *node) {
+		t.Helper()
+		n.restart(t)
+		if err := n.Recover(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n.restart(t)
-	if err := n.Recover(t.Context()); err != nil {
+	for name, prepare := range map[string]func(*testing.T, *node){
+		"from a volume": func(*testing.T, *node) {},
+		"from a volume that was mounted again": func(t *testing.T, n *node) {
+			if err := n.opts.Mounter.Unmount(n.target("v")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Rotate(t.Context(), "v"); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"from a volume that was found half recorded": func(t *testing.T, n *node) {
+			path := filepath.Join(n.stateDir, "volumes", n.records(t)[0])
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = regexp.MustCompile(`"device":\d+`).ReplaceAll(text, []byte(`"device":0`))
+			if err := os.WriteFile(path, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			recover(t, n)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newTmpfsNode(t)
+			n.store.set("a", fields{"a": "1"})
+			n.mustPublish(t, n.request("v", "a"))
+			prepare(t, n)
+			for _, name := range []string{"v", "unknown"} {
+				mountStranger(t, n.target(name))
+			}
+			if c := n.condition(t, "v"); !c.Abnormal {
+				t.Error("a volume below a stranger's mount is healthy")
+			}
+			recover(t, n)
+			if c := n.condition(t, "v"); !c.Abnormal || !strings.Contains(c.Message, "something else is mounted") {
+				t.Errorf("condition is %+v", c)
+			}
+			if _, err := n.Rotate(t.Context(), "v"); err == nil {
+				t.Error("a stranger's mount was written to")
+			}
+			for _, name := range []string{"v", "unknown"} {
+				if _, err := os.Stat(filepath.Join(n.target(name), "mine")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// mountStranger mounts what looks like a volume's tmpfs, with a file "mine" in it.
+func mountStranger(t *testing.T, target string) {
+	t.Helper()
+	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		t.Fatal(err)
 	}
-	if c := n.condition(t, "v"); !c.Abnormal || !strings.Contains(c.Message, "something else is mounted") {
-		t.Errorf("condition is %+v", c)
+	if err := unix.Mount("x", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := n.Rotate(t.Context(), "v"); err == nil {
-		t.Error("a stranger's mount was written to")
-	}
-	for _, name := range []string{"v", "unknown"} {
-		if _, err := os.Stat(filepath.Join(n.target(name), "mine")); err != nil {
-			t.Error(err)
-		}
+	if err := os.WriteFile(filepath.Join(target, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -27,6 +27,7 @@ func (s *Set) Rotate(ctx context.Context, id string) (Outcome, error) {
 	}
 	s.mu.Lock()
 	tokens := v.tokens
+	v.record.Identity.AppID = v.appID
 	s.mu.Unlock()
 	return s.rotate(ctx, v, originRotation, tokens)
 }
@@ -49,7 +50,7 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 		}
 		s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
 		s.setCondition(v, failure(err))
-		return Outcome{Next: time.Now().Add(max(v.maxAge, minInterval))}, err
+		return Outcome{Identity: v.record.Identity, Next: time.Now().Add(max(v.maxAge, minInterval))}, err
 	}
 	s.metrics.rotations.WithLabelValues(rotationResult(changed, nil)).Inc()
 	s.setCondition(v, content.condition())
@@ -59,7 +60,7 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 	if changed {
 		s.opts.Logger.Info("volume rotated", append(v.record.attrs(), slog.Int("files", len(content.files)))...)
 	}
-	return Outcome{Changed: changed, Next: content.due}, nil
+	return Outcome{Identity: v.record.Identity, Changed: changed, Next: content.due}, nil
 }
 
 // update makes files the content of a published volume, and reports whether they were not yet.

@@ -87,8 +87,9 @@ type Request struct {
 
 // Outcome is what a rotation did.
 type Outcome struct {
-	Changed bool      // the files were replaced
-	Next    time.Time // when to rotate again; set even if Rotate fails
+	Identity scope.Identity // whose volume it is
+	Changed  bool           // the files were replaced
+	Next     time.Time      // when to rotate again; set even if Rotate fails
 }
 
 // Stats says how full a volume's tmpfs is and how the volume is doing. The tmpfs has room for two generations of files.

@@ -13,7 +13,7 @@ type volume struct {
 	turn chan struct{}
 	tree tree // belongs to whoever has the turn
 
-	// The rest is guarded by Set.mu, and changed by whoever has the turn; tokens and operations by anybody.
+	// The rest is guarded by Set.mu, and changed by whoever has the turn; tokens, appID and operations by anybody.
 	published  bool
 	missed     bool // while it is being published: something that it reads may have changed
 	record     record
@@ -23,6 +23,7 @@ type volume struct {
 	maxAge     time.Duration // of what the next rotation reads, as of the last; 0: as the stores say
 	condition  Condition
 	tokens     providers.TokenSource
+	appID      string              // as the last publish had it
 	operations map[*operation]bool // those that have the turn or wait for it
 }
 

@@ -50,6 +50,39 @@ func TestUnpublishConflicts(t *testing.T) {
 	n.files(t, "v")
 }
 
+// TestTargetsAreFreeAgain publishes one volume after another on one target.
+func TestTargetsAreFreeAgain(t *testing.T) {
+	for name, use := range map[string]func(*testing.T, *node, volume.Request){
+		"after a publish that failed": func(t *testing.T, n *node, req volume.Request) {
+			n.store.fail("a", errors.New("down"))
+			if err := n.Publish(t.Context(), req); err == nil {
+				t.Error("publish succeeded")
+			}
+			n.store.fail("a", nil)
+		},
+		"after publish and unpublish": func(t *testing.T, n *node, req volume.Request) {
+			n.mustPublish(t, req)
+			if err := n.Unpublish(t.Context(), req.VolumeID, req.TargetPath); err != nil {
+				t.Error(err)
+			}
+		},
+		"after unpublish of nothing": func(t *testing.T, n *node, req volume.Request) {
+			if err := n.Unpublish(t.Context(), req.VolumeID, req.TargetPath); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.store.set("a", fields{"a": "1"})
+			req := n.request("v", "a")
+			use(t, n, req)
+			req.VolumeID = "w"
+			n.mustPublish(t, req)
+		})
+	}
+}
+
 func TestUnpublishWithStateLost(t *testing.T) {
 	n := newTmpfsNode(t)
 	n.store.set("a", fields{"a": "1"})

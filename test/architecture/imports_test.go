@@ -25,7 +25,7 @@ var bans = []ban{
 	{"k8s.io/", []string{"pkg/kube/", "pkg/providers/kubernetes/", "test/"}, "client-go weighs 20 MB and belongs at the edge that talks to the API server"},
 	{"github.com/container-storage-interface/", []string{"pkg/csi/", "cmd/agent/", "test/"}, "CSI is one way in; volumes do not know it (cmd/agent is its client in mount and unmount)"},
 	{"github.com/dapr/", []string{"pkg/api/", "pkg/providers/daprplugin/", "test/"}, "Dapr's protocol is one way in, or a bridge to plugins"},
-	{"google.golang.org/grpc", []string{"pkg/api/", "pkg/csi/", "pkg/providers/", "cmd/agent/", "test/"}, "gRPC codes exist at the edges only"},
+	{"google.golang.org/grpc", []string{"pkg/api/", "pkg/csi/", "pkg/kube/", "pkg/providers/", "cmd/agent/", "test/"}, "gRPC codes exist at the edges only"},
 	{"github.com/hashicorp/vault/", []string{"pkg/providers/vault/", "test/"}, "an SDK stays in its driver"},
 	{"github.com/aws/", []string{"pkg/providers/aws/", "test/"}, "an SDK stays in its driver"},
 	{"github.com/Azure/", []string{"pkg/providers/azure/", "test/"}, "an SDK stays in its driver"},

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keywell/keywell/pkg/api"
+	"github.com/keywell/keywell/pkg/component"
+	"github.com/keywell/keywell/pkg/csi"
+	"github.com/keywell/keywell/pkg/identity"
+	"github.com/keywell/keywell/pkg/kube"
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// kubernetesFlags are the flags of agent run that only matter on a node of Kubernetes.
+type kubernetesFlags struct {
+	enabled        bool
+	kubeconfig     string
+	node           string
+	registry       string
+	audience       string
+	noBuiltinStore bool
+}
+
+func (k *kubernetesFlags) register(f flags) {
+	f.BoolVar(&k.enabled, "kubernetes", false, "serve the pods of this node; every store is closed until a policy opens it")
+	f.StringVar(&k.kubeconfig, "kubeconfig", "", "`file` that says how to reach the API server; empty: as the agent's own pod")
+	f.StringVar(&k.node, "node-name", os.Getenv("NODE_NAME"), "`name` of this node in Kubernetes")
+	f.StringVar(&k.registry, "plugin-registry", "/var/lib/kubelet/plugins_registry", "the kubelet's plugin `directory`; empty: do not register")
+	f.StringVar(&k.audience, "token-audience", kube.DefaultAudience, "`audience` of the tokens by which pods call the API")
+	f.BoolVar(&k.noBuiltinStore, "disable-builtin-kubernetes-secret-store", false, "leave out the store kubernetes, which reads Secrets with the pod's own token")
+}
+
+// cluster is the parts that a node of Kubernetes adds.
+type cluster struct {
+	pods      *kube.Pods
+	reviewer  *kube.TokenReviewer
+	events    *kube.Events
+	registrar *kube.Registrar // nil: the kubelet is not told
+}
+
+func newCluster(k kubernetesFlags, csiSocket string, log *slog.Logger, registry prometheus.Registerer) (*cluster, error) {
+	cfg, err := kube.Config(k.kubeconfig, "keywell/"+version)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kube.NewClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{}
+	if c.pods, err = kube.NewPods(kube.PodsOptions{Client: client, Node: k.node, Logger: log, Registerer: registry}); err != nil {
+		return nil, err
+	}
+	if c.reviewer, err = kube.NewTokenReviewer(kube.ReviewerOptions{Client: client, Pods: c.pods, Audience: k.audience, Registerer: registry}); err != nil {
+		return nil, err
+	}
+	if c.events, err = kube.NewEvents(kube.EventsOptions{Client: client, Node: k.node, Logger: log, Registerer: registry}); err != nil {
+		return nil, err
+	}
+	if k.registry == "" || csiSocket == "" {
+		return c, nil
+	}
+	c.registrar, err = kube.NewRegistrar(kube.RegistrarOptions{
+		Name: csi.DefaultName, Socket: csiSocket, Directory: k.registry, Logger: log, Registerer: registry,
+	})
+	return c, err
+}
+
+// run keeps everything up to date until ctx ends.
+func (c *cluster) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.pods.Run(ctx) })
+	group.Go(func() error { return c.events.Run(ctx) })
+	if c.registrar != nil {
+		group.Go(func() error { return c.registrar.Run(ctx) })
+	}
+	return group.Wait()
+}
+
+// identify returns the identity of the pod that the kubelet publishes a volume for.
+func (c *cluster) identify(volumeContext map[string]string) (scope.Identity, error) {
+	id, err := identity.FromVolumeContext(volumeContext)
+	if err != nil {
+		return scope.Identity{}, err
+	}
+	return c.pods.Enrich(id), nil
+}
+
+// attest returns the identity of the pod that calls the API, by the service-account token that it sends.
+func (c *cluster) attest(ctx context.Context, e api.Evidence) (scope.Identity, error) {
+	return c.reviewer.Attest(ctx, e.Token)
+}
+
+// notReady names the parts that can't serve yet.
+func (c *cluster) notReady() []string {
+	var parts []string
+	select {
+	case <-c.pods.Ready():
+	default:
+		parts = append(parts, "pods")
+	}
+	if c.registrar != nil && !c.registrar.Registered() {
+		parts = append(parts, "registration with the kubelet")
+	}
+	return parts
+}
+
+// tell shows the owner of a pod what a rotation of its volume did, unless it did nothing.
+func (c *cluster) tell(id scope.Identity, changed bool, err error) {
+	switch {
+	case err != nil:
+		c.events.Emit(kube.Event{Pod: id, Reason: reason(err), Message: "files are kept as they are: " + err.Error()})
+	case changed:
+		c.events.Emit(kube.Event{Pod: id, Reason: kube.Rotated, Message: "files were rewritten: a secret has changed"})
+	}
+}
+
+// reason classifies why a volume could not be rotated.
+func reason(err error) kube.Reason {
+	if _, denied := errors.AsType[*scope.DeniedError](err); denied || errors.Is(err, scope.ErrStoreNotFound) {
+		return kube.Denied
+	}
+	switch providers.KindOf(err) {
+	case providers.NotFound:
+		return kube.Missing
+	case providers.Denied:
+		return kube.Denied
+	case providers.Unavailable, providers.Throttled, providers.Unknown:
+		return kube.StoreDown
+	default:
+		return kube.Invalid
+	}
+}
+
+// builtinStore is the store that every cluster has: Secrets, read with the pod's own token.
+var builtinStore = component.Component{
+	Name: "kubernetes", Type: "secretstores.kubernetes", Version: "v1", InitTimeout: 5 * time.Second,
+	Position: component.Position{File: "built in"},
+}
+
+// withBuiltin adds the built-in store. As in Dapr, it wins over a manifest of its name.
+func withBuiltin(components []component.Component) []component.Component {
+	all := []component.Component{builtinStore}
+	for _, c := range components {
+		if c.Name != builtinStore.Name {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// shadowed returns the problem of a manifest that the built-in store takes the place of, if there is one.
+func shadowed(components []component.Component) []component.Problem {
+	i := slices.IndexFunc(components, func(c component.Component) bool { return c.Name == builtinStore.Name })
+	if i < 0 {
+		return nil
+	}
+	return []component.Problem{{
+		Position: components[i].Position, Severity: component.Error, Field: "metadata.name",
+		Message: fmt.Sprintf("%q is the name of the built-in store", builtinStore.Name),
+		Remedy:  "choose another name, or turn the built-in store off with --disable-builtin-kubernetes-secret-store",
+	}}
+}
