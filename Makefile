@@ -53,7 +53,7 @@ e2e-build: ## etcd, Kubernetes, containerd, runc and helm for the test cluster, 
 	cd test/e2e && $(GO) run ./cluster/cmd/cluster build
 
 e2e: e2e-build ## a real API server, kubelet and container runtime on this machine
-	cd test/e2e && $(GO) test -race -count 1 -p 1 -timeout 20m ./...
+	cd test/e2e && $(GO) test -race -count 1 -p 1 -timeout 20m -v ./...
 
 fuzz: ## every fuzz target, FUZZTIME each
 	./test/fuzz.sh $(or $(FUZZTIME),10s)
