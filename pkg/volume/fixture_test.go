@@ -38,6 +38,9 @@ type store struct {
 	atHand  bool // Cached has what Resolve has
 	reads   []resolve.Request
 	result  resolve.Result // what else answers hold
+	age     time.Duration  // of answers
+
+	intervals map[string]time.Duration // name → RefreshInterval of its answers, if not that of result
 
 	hang    chan struct{} // not nil: reads wait for it, or for their context
 	entered chan string   // not nil: told of each read that hangs
@@ -100,7 +103,10 @@ func (s *store) Resolve(ctx context.Context, req resolve.Request) (resolve.Resul
 	}
 	r := s.result
 	r.Payload.Fields = f.payload().Fields
-	r.Stale, r.FetchedAt = s.stale, time.Now()
+	if interval, ok := s.intervals[name]; ok {
+		r.RefreshInterval = interval
+	}
+	r.Stale, r.FetchedAt = s.stale, time.Now().Add(-s.age)
 	return r, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,8 +128,9 @@ func TestTokensAfterRecovery(t *testing.T) {
 
 // TestBrokenVolumeIsNotInPlace finds a volume in which a file is not what the agent wrote.
 func TestBrokenVolumeIsNotInPlace(t *testing.T) {
-	n := newNode(t)
+	n := newNode(t, func(o *volume.Options) { o.MaxNodeBytes = 2 * int64(os.Getpagesize()) })
 	n.store.set("a", fields{"a": "1"})
+	n.store.set("large", fields{"large": strings.Repeat("x", 2*os.Getpagesize())})
 	n.mustPublish(t, n.request("v", "a"))
 	file := filepath.Join(n.target("v"), "..data", "a")
 	if err := errors.Join(os.Remove(file), os.Symlink("/etc/passwd", file)); err != nil {
@@ -140,6 +142,9 @@ func TestBrokenVolumeIsNotInPlace(t *testing.T) {
 	}
 	if c := n.condition(t, "v"); !c.Abnormal {
 		t.Error("the volume counts as whole")
+	}
+	if err := n.Publish(t.Context(), n.request("w", "large")); !errors.Is(err, volume.ErrTooLarge) {
+		t.Errorf("publish: %v: what the broken volume takes is not counted", err)
 	}
 	n.store.fail("a", providers.Errorf(providers.Unavailable, "down"))
 	if err := n.Publish(t.Context(), n.request("v", "a")); err == nil {

@@ -188,6 +188,48 @@ func TestRotateMountsAgain(t *testing.T) {
 	})
 }
 
+func lease(d time.Duration) resolve.Result {
+	return resolve.Result{Payload: providers.Payload{Lease: &providers.Lease{Duration: d}}}
+}
+
+// TestDueOfCachedAnswers counts a secret's life from when it was read, not from when the volume got it.
+func TestDueOfCachedAnswers(t *testing.T) {
+	for name, tt := range map[string]struct{ age, want time.Duration }{
+		"young":             {time.Minute, 19 * time.Minute},
+		"renewal is due":    {20 * time.Minute, 10 * time.Second},
+		"renewal is missed": {25 * time.Minute, 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			synctest.Test(t, func(t *testing.T) {
+				n.store.set("a", fields{"a": "1"})
+				n.store.result, n.store.age = lease(30*time.Minute), tt.age
+				req := n.request("v", "a")
+				req.Attributes["refreshInterval"] = "1h"
+				n.mustPublish(t, req)
+				if got := time.Until(n.due["v"]); got != tt.want {
+					t.Errorf("due in %v, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// TestImpatientStoreDecides has a volume of two stores.
+func TestImpatientStoreDecides(t *testing.T) {
+	for _, first := range []time.Duration{10 * time.Second, 5 * time.Minute} {
+		n := newNode(t)
+		n.store.set("a", fields{"a": "1"})
+		n.store.set("b", fields{"b": "1"})
+		n.store.result.RefreshInterval = first
+		n.store.intervals = map[string]time.Duration{"b": time.Minute}
+		n.mustPublish(t, n.request("v", "a,b"))
+		if got, want := time.Until(n.due["v"]), min(first, time.Minute); got > want || got < want*9/10 {
+			t.Errorf("due in %v, want %v", got, want)
+		}
+	}
+}
+
 func TestDue(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -197,13 +239,15 @@ func TestDue(t *testing.T) {
 		want     time.Duration
 	}{
 		{"nothing said", "", resolve.Result{}, 0, time.Minute},
+		{"lease ends before the secret", "1h", lease(3 * time.Minute), 30 * time.Minute, 2 * time.Minute},
+		{"lease ends after the secret", "1h", lease(30 * time.Minute), 3 * time.Minute, 2 * time.Minute},
 		{"by the store", "", resolve.Result{RefreshInterval: 5 * time.Minute}, 0, 5 * time.Minute},
 		{"by the volume", "10s", resolve.Result{RefreshInterval: 5 * time.Minute}, 0, 10 * time.Second},
 		{"expires early", "1h", resolve.Result{}, 30 * time.Minute, 20 * time.Minute},
 		{"expires late", "1m", resolve.Result{}, 30 * time.Minute, time.Minute},
 		{"has expired", "1m", resolve.Result{}, -time.Minute, 10 * time.Second},
 		{"expires at once", "1m", resolve.Result{}, 6 * time.Second, 10 * time.Second},
-		{"lease", "1h", resolve.Result{Payload: providers.Payload{Lease: &providers.Lease{Duration: 3 * time.Minute}}}, 0, 2 * time.Minute},
+		{"lease", "1h", lease(3 * time.Minute), 0, 2 * time.Minute},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
