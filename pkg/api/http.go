@@ -77,7 +77,7 @@ func (h *httpSkin) serve(w http.ResponseWriter, r *http.Request, rt route) strin
 func (h *httpSkin) admit(r *http.Request) (scope.Identity, error) {
 	peer, _ := r.Context().Value(peerKey{}).(net.Addr)
 	e := Evidence{Peer: peer}
-	if token := r.Header.Get(tokenHeader); token != "" {
+	if token := r.Header.Get(httpTokenHeader); token != "" {
 		e.Token = secret.FromString(token)
 	}
 	return h.gate.admit(r.Context(), e)

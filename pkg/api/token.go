@@ -9,8 +9,12 @@ import (
 	"github.com/keywell/keywell/pkg/secret"
 )
 
-// tokenHeader carries the API token, in both protocols.
-const tokenHeader = "dapr-api-token"
+// tokenHeader carries the API token, in both protocols. http.Header has it in its canonical form, which it would have
+// to make for every request.
+const (
+	tokenHeader     = "dapr-api-token"
+	httpTokenHeader = "Dapr-Api-Token"
+)
 
 // Why a caller is not let in, in the words of daprd's gRPC status details.
 var (
