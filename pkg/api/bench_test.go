@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -26,16 +27,20 @@ import (
 // that writes the same bytes. Both run over loopback in this process, so that cpu-us/op holds the client as well, which
 // is the same on both sides.
 
-// benchmarked returns a fixture with a store of n secrets that are never asked for again.
+// benchmarked returns a fixture with a store of n secrets that are never asked for again, and an audit log, which the
+// agent writes in batches.
 func benchmarked(b *testing.B, n int) *fixture {
 	m := providertest.NewMemory()
 	for i := range n {
 		name := fmt.Sprintf("secret-%04d", i)
 		m.Put(name, map[string]string{name: strings.Repeat("x", 64)})
 	}
-	f := newFixture(b).withStore("vault", m, resolve.Settings{CacheTTL: time.Hour})
-	f.options.Logger = nil
-	return f
+	f := newFixture(b)
+	f.resolver.Close()
+	f.resolver = resolve.New(resolve.Options{Audit: slog.New(slog.NewJSONHandler(io.Discard, nil))})
+	b.Cleanup(f.resolver.Close)
+	f.options.Resolver, f.options.Audit, f.options.Logger = f.resolver, f.resolver, nil
+	return f.withStore("vault", m, resolve.Settings{CacheTTL: time.Hour})
 }
 
 func cpu(b *testing.B) time.Duration {
