@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/resolve"
@@ -410,28 +411,29 @@ func TestPublishRepairs(t *testing.T) {
 			}
 		})
 	})
-	t.Run("a volume that somebody wrote into", func(t *testing.T) {
-		n := newTmpfsNode(t)
-		n.store.set("a", fields{"a": "1"})
-		n.mustPublish(t, n.request("v", "a"))
-		outside := t.TempDir()
-		precious := filepath.Join(outside, "precious")
-		data := filepath.Join(n.target("v"), "..data")
-		if err := errors.Join(os.WriteFile(precious, nil, 0o600), os.Remove(data), os.Symlink(outside, data),
-			os.Mkdir(filepath.Join(n.target("v"), "..data_tmp"), 0o700)); err != nil {
-			t.Fatal(err)
-		}
-		n.mustPublish(t, n.request("v", "a"))
-		if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
-			t.Error(diff)
-		}
-		if got := n.leftovers(t, "v"); len(got) > 0 {
-			t.Errorf("the volume also holds %v", got)
-		}
-		if _, err := os.Stat(precious); err != nil {
-			t.Error(err)
-		}
-	})
+	for _, link := range []string{"outside", "../outside", "..", "..data", "..sub/..sub", "..sub"} {
+		t.Run("a volume whose ..data leads to "+link, func(t *testing.T) {
+			n := newTmpfsNode(t)
+			n.store.set("a", fields{"a": "1"})
+			n.mustPublish(t, n.request("v", "a"))
+			precious := n.target("outside/precious")
+			data, sub := n.target("v/..data"), n.target("v/..sub/..sub")
+			if err := errors.Join(os.Mkdir(n.target("outside"), 0o700), os.WriteFile(precious, nil, 0o600), os.MkdirAll(sub, 0o700),
+				os.Remove(data), os.Symlink(link, data), os.Mkdir(n.target("v/..data_tmp"), 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			n.mustPublish(t, n.request("v", "a"))
+			if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
+				t.Error(diff)
+			}
+			if got := n.leftovers(t, "v"); len(got) > 0 {
+				t.Errorf("the volume also holds %v", got)
+			}
+			if _, err := os.Stat(precious); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	t.Run("not what somebody else mounted there", func(t *testing.T) {
 		n := newNode(t)
 		n.store.set("a", fields{"a": "1"})
@@ -480,6 +482,12 @@ func TestStats(t *testing.T) {
 	st, err := n.Stats("v", n.target("v"))
 	if err != nil || st.UsedBytes == 0 || st.TotalBytes != 128<<10 || st.UsedInodes != 5 || st.Condition.Abnormal {
 		t.Errorf("stats are %+v, %v", st, err)
+	}
+	if err := unix.Mount("x", n.target("v"), "tmpfs", 0, ""); err != nil { // which Mount could not have made
+		t.Fatal(err)
+	}
+	if st, err := n.Stats("v", ""); err != nil || !st.Condition.Abnormal {
+		t.Errorf("below another mount, stats are %+v, %v", st, err)
 	}
 	for _, args := range [][2]string{{"w", ""}, {"v", n.target("w")}} {
 		if _, err := n.Stats(args[0], args[1]); !errors.Is(err, volume.ErrNotPublished) {

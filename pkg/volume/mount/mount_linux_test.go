@@ -119,7 +119,11 @@ func TestMountOptions(t *testing.T) {
 		if !strings.Contains(line, " "+target+" ") {
 			continue
 		}
-		for _, want := range []string{"nosuid", "nodev", "noexec", "size=64k", "nr_inodes=16", "mode=755", "tmpfs keywell"} {
+		options := []string{"nosuid", "nodev", "noexec", "size=64k", "nr_inodes=16", "mode=755", "tmpfs keywell"}
+		if knowsNoswap(t) {
+			options = append(options, "noswap")
+		}
+		for _, want := range options {
 			if !strings.Contains(line, want) {
 				t.Errorf("%q is not among %q", want, line)
 			}
@@ -130,6 +134,63 @@ func TestMountOptions(t *testing.T) {
 	}
 	if err := os.WriteFile(filepath.Join(target, "big"), make([]byte, small.Size+1), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("write past the size: %v, want ENOSPC", err)
+	}
+}
+
+// knowsNoswap tells whether the kernel can keep a tmpfs out of swap.
+func knowsNoswap(t *testing.T) bool {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("probe", dir, "tmpfs", 0, "noswap"); err != nil {
+		t.Logf("noswap is not tested: %v", err)
+		return false
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Error(err)
+	}
+	return true
+}
+
+// TestHandlesAreClosed counts file descriptors: one that is left open would keep a tmpfs in memory for ever.
+func TestHandlesAreClosed(t *testing.T) {
+	m, root := newMounter(t)
+	target := filepath.Join(root, "v")
+	everything := func() {
+		broken := errors.New("broken")
+		if _, err := m.Mount(target, small, func(*os.Root) error { return broken }); !errors.Is(err, broken) {
+			t.Fatal(err)
+		}
+		if _, err := m.Mount(target, small, empty); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
+			t.Fatal(err)
+		}
+		r, _, err := m.Open(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(r.Close(), m.Unmount(target), m.Unmount(target)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := m.Open(target); !errors.Is(err, mount.ErrNotMounted) {
+			t.Fatal(err)
+		}
+	}
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	everything() // opens what the runtime keeps open
+	before := open()
+	for range 10 {
+		everything()
+	}
+	if after := open(); after > before {
+		t.Errorf("%d file descriptors became %d", before, after)
 	}
 }
 
