@@ -8,7 +8,7 @@ import (
 
 // How long an audit record may wait to be written together with others, and how many bytes may wait.
 const (
-	auditDelay  = 10 * time.Millisecond
+	auditDelay  = time.Millisecond
 	auditBuffer = 64 << 10
 )
 

@@ -50,7 +50,7 @@ func (r *runFlags) register(f flags) {
 	f.StringVar(&r.api.SocketDir, "unix-domain-socket", "", "`directory` for Unix sockets of the API, which replace its addresses")
 	f.StringVar(&r.metrics, "metrics-address", defaultMetricsAddress, "`address` of /metrics; empty: none")
 	f.StringVar(&r.health, "health-address", "", "`address` of /healthz and /readyz; empty: none")
-	f.StringVar(&r.audit, "audit-log", "-", "`file` that audit records are appended to; -: standard output; empty: none; an agent that is killed loses those of the last 10 ms")
+	f.StringVar(&r.audit, "audit-log", "-", "`file` that audit records are appended to; -: standard output; empty: none")
 	f.Int64Var(&r.maxVolume, "max-volume-bytes", 16<<20, "largest volume, in `bytes`")
 	f.Int64Var(&r.maxNode, "max-node-bytes", 256<<20, "all volumes together, in `bytes`: tmpfs pages are charged to the agent")
 }
