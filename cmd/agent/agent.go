@@ -55,8 +55,9 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	a.stores = stores.New(stores.Options{
 		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, Logger: log, Registerer: a.registry,
 	})
-	attest := func(context.Context, api.Evidence) (scope.Identity, error) { return r.caller(), nil }
-	identify := identity.Standalone(r.caller())
+	caller := r.caller()
+	attest := func(context.Context, api.Evidence) (scope.Identity, error) { return caller, nil }
+	identify := identity.Standalone(caller)
 	if r.kubernetes.enabled {
 		var err error
 		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, log, a.registry); err != nil {
