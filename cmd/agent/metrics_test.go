@@ -23,7 +23,12 @@ var (
 // docs/operations.md.
 func TestMetricsAreDocumented(t *testing.T) {
 	dir := t.TempDir()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte("clusters: [{name: c, cluster: {server: 'http://localhost:1'}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := &runFlags{nodeID: "test", stateDir: dir, csiSocket: filepath.Join(dir, "csi.sock"), roots: list{dir}, maxVolume: 1, maxNode: 1}
+	r.kubernetes = kubernetesFlags{enabled: true, kubeconfig: kubeconfig, node: "test", registry: dir}
 	a, err := newAgent(r, secret.Value{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)

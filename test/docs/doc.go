@@ -4,7 +4,7 @@
 //
 // The tests know blocks by their language:
 //
-//	yaml     manifests, a Pod with Keywell volumes, or volumeAttributes
+//	yaml     manifests, a Pod with Keywell volumes, volumeAttributes, or RBAC
 //	txtar    after a block of volumeAttributes: the files that a volume gets, as "-- path mode --"
 //	json     a file, if its name stands on the line before
 //	console  a session; "…" in what it prints stands for any text on one line
