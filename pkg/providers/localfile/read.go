@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keywell/keywell/pkg/providers"
 )
 
@@ -85,11 +87,7 @@ func (s *store) adopt(next snapshot) content {
 
 // read reads and parses the file.
 func (s *store) read() snapshot {
-	info, err := os.Stat(s.path)
-	if err != nil {
-		return snapshot{err: providers.Errorf(providers.Unavailable, "secrets file: %w", err)}
-	}
-	data, err := readFile(s.path, info)
+	info, data, err := readFile(s.path)
 	if err != nil {
 		return snapshot{file: info, err: err}
 	}
@@ -101,27 +99,31 @@ func (s *store) read() snapshot {
 	return next
 }
 
-// readFile reads the file that info describes. It refuses what is not a regular file, because a read of a pipe can wait
-// without end.
-func readFile(path string, info fs.FileInfo) ([]byte, error) {
+// readFile reads a file and returns what it is, which is nil if it can't be opened. It refuses what is not a regular file
+// and does not wait for the writer of a pipe, which can be without end.
+func readFile(path string) (fs.FileInfo, []byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, providers.Errorf(providers.Unavailable, "secrets file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, providers.Errorf(providers.Unavailable, "secrets file: %w", err)
+	}
 	if !info.Mode().IsRegular() {
-		return nil, providers.Errorf(providers.Invalid, "secrets file %q is not a regular file", path)
+		return info, nil, providers.Errorf(providers.Invalid, "secrets file %q is not a regular file", path)
 	}
 	tooLarge := providers.Errorf(providers.Unavailable, "secrets file %q is larger than %d MiB", path, maxFile>>20)
 	if info.Size() > maxFile {
-		return nil, tooLarge
+		return info, nil, tooLarge
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, providers.Errorf(providers.Unavailable, "secrets file: %w", err)
-	}
-	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, providers.Errorf(providers.Unavailable, "secrets file: %w", err)
+		return info, nil, providers.Errorf(providers.Unavailable, "secrets file: %w", err)
 	}
-	if len(data) > maxFile {
-		return nil, tooLarge
+	if len(data) > maxFile { // it has grown
+		return info, nil, tooLarge
 	}
-	return data, nil
+	return info, data, nil
 }
