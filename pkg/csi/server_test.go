@@ -59,6 +59,7 @@ func TestErrors(t *testing.T) {
 		{"store failed somehow", store(providers.Unknown), codes.Unavailable, "that is why"},
 		{"two items", errors.Join(store(providers.NotFound), store(providers.NotFound)), codes.NotFound, "that is why; secret"},
 		{"late", fmt.Errorf("resolve: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "deadline"},
+		{"words that are not text", &volume.InvalidError{Problems: []string{"store \"a\xffb\""}}, codes.InvalidArgument, `store "a�b"`},
 		{"cancelled", context.Canceled, codes.Canceled, "canceled"},
 		{"anything else", errors.New("write /run/x: " + canary), codes.Internal, "see the agent's log"},
 	}

@@ -109,6 +109,21 @@ func TestRotatesWhenDue(t *testing.T) {
 	})
 }
 
+func TestContextEndsWithTheRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rotating context.Context
+		s, _ := scheduler(t, rotation.Options{}, func(ctx context.Context, _ string, _ int) (time.Time, error) {
+			rotating = ctx
+			return time.Time{}, ctx.Err()
+		})
+		s.Add("a", time.Now())
+		synctest.Wait()
+		if err := rotating.Err(); !errors.Is(err, context.Canceled) {
+			t.Errorf("the context of a rotation that is done: %v", err)
+		}
+	})
+}
+
 func TestVolumesOfOneIntervalDoNotBunch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := scheduler(t, rotation.Options{}, never)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -120,6 +121,15 @@ func TestOwner(t *testing.T) {
 				t.Errorf("the file is %d:%d %v, want %d:%d %v", st.Uid, st.Gid, info.Mode(), tt.uid, tt.gid, tt.mode)
 			}
 		})
+	}
+}
+
+// TestUmask runs tests that look at modes in a process with another umask: nothing but what is asked for decides.
+func TestUmask(t *testing.T) {
+	cmd := exec.Command("sh", "-c", `umask 077; exec "$0" -test.run='^(TestPublish|TestOwner)$' -test.v`, os.Args[0])
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestPublish/directories") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
