@@ -1,5 +1,7 @@
 package api_test
 
+//lint:file-ignore SA1019 clients from before reflection v1 speak v1alpha, so it is served and tested.
+
 import (
 	"context"
 	"errors"
