@@ -2,11 +2,12 @@
 
 GO      ?= go
 TAGS    := grpcnotrace
+RACE    ?= -race
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/agent
 
-.PHONY: all build quickstart test unit lint conformance sdk image manifests chart-test e2e-build e2e fuzz bench clean
+.PHONY: all build quickstart test unit lint compiler conformance sdk image manifests chart-test e2e-build e2e fuzz bench clean
 
 all: build
 
@@ -18,19 +19,24 @@ quickstart: build ## the main job on this machine: a store, a mounted volume, th
 
 test: lint unit conformance sdk ## every test
 
-unit: ## the product's own tests, race detector on; what needs root skips without it and says so
-	$(GO) test -race -tags $(TAGS) ./...
+unit: compiler ## the product's own tests, race detector on; what needs root skips without it and says so
+	@[ "$$(id -u)" = 0 ] || echo 'Not root: the tests that mount skip. As root they run: sudo make unit.'
+	$(GO) test $(RACE) -tags $(TAGS) ./...
 
 lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l cmd pkg test | tee /dev/stderr)" || { echo 'run gofmt -w on these files'; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) tool -modfile=tools/go.mod staticcheck -tags $(TAGS) ./...
 
-conformance: ## the CSI project's sanity suite against the agent's CSI services
-	cd test/conformance && $(GO) test -race -tags $(TAGS) ./...
+conformance: compiler ## the CSI project's sanity suite against the agent's CSI services
+	cd test/conformance && $(GO) test $(RACE) -tags $(TAGS) ./...
 
-sdk: build test/sdk/js/node_modules ## the unmodified Dapr SDKs against the agent
-	cd test/sdk && KEYWELL_AGENT=$(abspath $(BIN)) $(GO) test -race -tags $(TAGS) ./...
+sdk: compiler build test/sdk/js/node_modules ## the unmodified Dapr SDKs against the agent
+	cd test/sdk && KEYWELL_AGENT=$(abspath $(BIN)) $(GO) test $(RACE) -tags $(TAGS) ./...
+
+compiler: # said here, because Go says it once for each package
+	@[ -z '$(RACE)' ] || command -v "$$($(GO) env CC)" >/dev/null || \
+		{ echo 'The race detector needs a C compiler: install gcc, or leave the detector out with make RACE= ….'; exit 1; }
 
 # Without npm the JS SDK's test skips and says so.
 test/sdk/js/node_modules: test/sdk/js/package-lock.json
@@ -53,7 +59,7 @@ e2e-build: ## etcd, Kubernetes, containerd, runc and helm for the test cluster, 
 	cd test/e2e && $(GO) run ./cluster/cmd/cluster build
 
 e2e: e2e-build ## a real API server, kubelet and container runtime on this machine
-	cd test/e2e && $(GO) test -race -count 1 -p 1 -timeout 20m -v ./...
+	cd test/e2e && $(GO) test $(RACE) -count 1 -p 1 -timeout 20m -v ./...
 
 fuzz: ## every fuzz target, FUZZTIME each
 	./test/fuzz.sh $(or $(FUZZTIME),10s)

@@ -5,10 +5,11 @@ set -eu
 agent=$(realpath "${1:-bin/agent}")
 here=$(dirname "$(realpath "$0")")
 if [ "$(id -u)" != 0 ]; then
-	echo 'The quickstart mounts a volume, which needs root: sudo make quickstart' >&2
+	echo "The quickstart mounts a volume, which needs root: sudo $0 $agent" >&2
 	exit 1
 fi
 
+[ -x "$agent" ] || { echo "There is no agent at $agent: run make build first" >&2; exit 1; }
 command -v curl >/dev/null || { echo 'The quickstart asks the API with curl: install it first' >&2; exit 1; }
 
 work=$(mktemp -d)
