@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,15 +45,15 @@ type Event struct {
 }
 
 const (
-	eventQueue     = 256              // events that wait to be written
-	eventsPerSec   = 5                // written by this node, after a burst
-	eventBurst     = 25               //
-	maxEventBytes  = 1024             // of a message; the API's limit for notes (events.k8s.io/v1)
-	maxSeries      = 2048             // of pod and reason that are remembered
-	repeatAfter    = 5 * time.Minute  // before the same is said of a pod again; doubled each time
-	repeatAtMost   = time.Hour        // what it is doubled up to: the API server forgets events after that
-	changeInterval = 10 * time.Second // between two different messages of one pod and reason
-	component      = "keywell"
+	eventQueue    = 256              // events that wait to be written
+	eventsPerSec  = 5                // written by this node, after a burst
+	eventBurst    = 25               //
+	maxEventBytes = 1024             // of a message; the API's limit for notes (events.k8s.io/v1)
+	maxSeries     = 2048             // of pod and reason that are remembered
+	repeatPause   = 5 * time.Minute  // before the same is said of a pod again; doubled each time
+	changePause   = 10 * time.Second // before something else is said for the same reason; doubled each time
+	longestPause  = time.Hour        // the API server forgets an event after that
+	component     = "keywell"
 )
 
 // EventsOptions configure an Events.
@@ -84,7 +84,8 @@ type topic struct {
 type series struct {
 	message string
 	at      time.Time     // when it was said last
-	pause   time.Duration // until the same is said again
+	repeat  time.Duration // until the same is said again
+	change  time.Duration // until something else is said
 	since   time.Time     // when it happened first, of what has not been said
 	unsaid  int32         // how often it happened since it was said
 }
@@ -144,31 +145,31 @@ func (e *Events) Run(ctx context.Context) error {
 	}
 }
 
-// due tells whether ev is to be written now, and what it stands for.
+// due tells whether ev is to be written now, and what it stands for. Messages that differ each time are held back too,
+// though for less long.
 func (e *Events) due(ev Event, now time.Time) (series, bool) {
 	t := topic{ev.Pod.PodUID, ev.Reason}
-	s, ok := e.said[t]
-	if !ok {
+	s := e.said[t]
+	if s == nil || now.Sub(s.at) > 2*longestPause {
 		e.makeRoom(now)
-		s = &series{}
+		s = &series{repeat: repeatPause, change: changePause}
 		e.said[t] = s
 	}
 	if s.unsaid++; s.unsaid == 1 {
 		s.since = now
 	}
-	wait := changeInterval
+	pause := &s.change
 	if ev.Message == s.message {
-		wait = s.pause
+		pause = &s.repeat
 	}
-	if ok && now.Before(s.at.Add(wait)) {
-		return series{}, false
+	if !s.at.IsZero() {
+		if now.Before(s.at.Add(*pause)) {
+			return series{}, false
+		}
+		*pause = min(2**pause, longestPause)
 	}
 	happened := *s
-	pause := repeatAfter
-	if ok && ev.Message == s.message {
-		pause = min(2*s.pause, repeatAtMost)
-	}
-	*s = series{message: ev.Message, at: now, pause: pause}
+	s.message, s.at, s.unsaid = ev.Message, now, 0
 	return happened, true
 }
 
@@ -178,7 +179,7 @@ func (e *Events) makeRoom(now time.Time) {
 		return
 	}
 	for t, s := range e.said {
-		if now.Sub(s.at) > repeatAtMost {
+		if now.Sub(s.at) > longestPause {
 			delete(e.said, t)
 		}
 	}
@@ -203,11 +204,10 @@ func (e *Events) write(ctx context.Context, ev Event, since time.Time, count int
 func (e *Events) object(ev Event, since time.Time, count int32, now time.Time) *corev1.Event {
 	message := ev.Message
 	if len(message) > maxEventBytes {
-		message = message[:maxEventBytes]
+		message = strings.ToValidUTF8(message[:maxEventBytes], "")
 	}
 	return &corev1.Event{
-		// As client-go names its events: the pod's name and the time, which no two events of a pod share.
-		ObjectMeta: metav1.ObjectMeta{Namespace: ev.Pod.Namespace, Name: fmt.Sprintf("%s.%s", ev.Pod.Pod, strconv.FormatInt(time.Now().UnixNano(), 16))},
+		ObjectMeta: metav1.ObjectMeta{Namespace: ev.Pod.Namespace, Name: eventName(ev.Pod.Pod, now)},
 		InvolvedObject: corev1.ObjectReference{
 			APIVersion: "v1", Kind: "Pod", Namespace: ev.Pod.Namespace, Name: ev.Pod.Pod, UID: types.UID(ev.Pod.PodUID),
 		},
@@ -216,4 +216,12 @@ func (e *Events) object(ev Event, since time.Time, count int32, now time.Time) *
 		Source:              corev1.EventSource{Component: component, Host: e.opts.Node},
 		ReportingController: component, ReportingInstance: e.opts.Node,
 	}
+}
+
+// eventName names an event as client-go does, by the pod and the time, which no two events of a pod share. A pod's name
+// may be as long as an event's.
+func eventName(pod string, now time.Time) string {
+	const longestPod = 230
+	pod = strings.TrimRight(pod[:min(len(pod), longestPod)], "-.")
+	return fmt.Sprintf("%s.%x", pod, now.UnixNano())
 }

@@ -6,6 +6,7 @@ package builtin
 
 import (
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/kubernetes"
 	"github.com/keywell/keywell/pkg/providers/localenv"
 	"github.com/keywell/keywell/pkg/providers/localfile"
 )
@@ -13,6 +14,7 @@ import (
 // Drivers returns every driver that is compiled in, in the order of their types. The slice belongs to the caller.
 func Drivers() []providers.Driver {
 	return []providers.Driver{
+		kubernetes.Driver(),
 		localenv.Driver(),
 		localfile.Driver(),
 	}
