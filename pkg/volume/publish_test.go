@@ -14,14 +14,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/keywell/keywell/pkg/providers"
-	"github.com/keywell/keywell/pkg/resolve"
 	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/secret"
 	"github.com/keywell/keywell/pkg/volume"
-	"github.com/keywell/keywell/pkg/volume/mount"
 )
 
 // tokens is a providers.TokenSource that can be told from another.
@@ -308,29 +305,6 @@ func TestDenialsAreTold(t *testing.T) {
 	}
 }
 
-func TestNodeLimit(t *testing.T) {
-	n := newNode(t, func(o *volume.Options) { o.MaxNodeBytes = 3 << 14 })
-	for _, name := range []string{"a", "b", "c"} {
-		n.store.set(name, fields{name: strings.Repeat(name, 1<<14)})
-	}
-	n.mustPublish(t, n.request("v", "a"))
-	n.mustPublish(t, n.request("w", "b"))
-	if err := n.Publish(t.Context(), n.request("x", "a,b")); !errors.Is(err, volume.ErrTooLarge) {
-		t.Fatalf("got %v, want ErrTooLarge", err)
-	}
-	n.store.set("a", fields{"a": strings.Repeat("A", 1<<14)})
-	for range 5 { // both generations count while one replaces the other, and only then
-		if _, err := n.Rotate(t.Context(), "v"); err != nil {
-			t.Fatal(err)
-		}
-		n.store.set("a", fields{"a": strings.Repeat("B", 1<<14)})
-	}
-	if err := n.Unpublish(t.Context(), "w", n.target("w")); err != nil {
-		t.Fatal(err)
-	}
-	n.mustPublish(t, n.request("x", "b,c"))
-}
-
 // TestCachedSecrets publishes secrets that are at hand, and one that is not because it does not exist.
 func TestCachedSecrets(t *testing.T) {
 	n := newNode(t)
@@ -365,19 +339,6 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	n.mustPublish(t, n.request("v", "a"))
 }
 
-func TestMountOptions(t *testing.T) {
-	n := newNode(t)
-	n.store.set("a", fields{"a": "1"})
-	req := n.request("v", "a")
-	req.Attributes["size"] = "64Ki"
-	req.MountFlags = []string{`context="system_u:object_r:container_file_t:s0:c1,c2"`}
-	n.mustPublish(t, req)
-	want := mount.Options{Size: 128 << 10, Inodes: n.mounter.options.Inodes, Context: "system_u:object_r:container_file_t:s0:c1,c2"}
-	if diff := cmp.Diff(want, n.mounter.options); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestConcurrentPublishesAreOne(t *testing.T) {
 	onBoth(t, func(t *testing.T, n *node) {
 		n.store.set("a", fields{"a": "1"})
@@ -394,116 +355,6 @@ func TestConcurrentPublishesAreOne(t *testing.T) {
 			t.Errorf("the store was asked %d times, want once", got)
 		}
 	})
-}
-
-func TestPublishRepairs(t *testing.T) {
-	t.Run("a lost mount", func(t *testing.T) {
-		onBoth(t, func(t *testing.T, n *node) {
-			n.store.set("a", fields{"a": "1"})
-			n.mustPublish(t, n.request("v", "a"))
-			if err := n.opts.Mounter.Unmount(n.target("v")); err != nil {
-				t.Fatal(err)
-			}
-			if st, err := n.Stats("v", ""); err != nil || !st.Condition.Abnormal {
-				t.Errorf("without a mount, stats are %+v, %v", st, err)
-			}
-			clear(n.due)
-			n.mustPublish(t, n.request("v", "a"))
-			if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
-				t.Error(diff)
-			}
-			if due := time.Until(n.due["v"]); due < 50*time.Second || due > time.Minute {
-				t.Errorf("due in %v, want a minute", due)
-			}
-			n.mustPublish(t, n.request("v", "a"))
-			if got := n.store.count(); got != 2 {
-				t.Errorf("the store was asked %d times, want twice", got)
-			}
-		})
-	})
-	for _, link := range []string{"outside", "../outside", "..", "..data", "..sub/..sub", "..sub"} {
-		t.Run("a volume whose ..data leads to "+link, func(t *testing.T) {
-			n := newTmpfsNode(t)
-			n.store.set("a", fields{"a": "1"})
-			n.mustPublish(t, n.request("v", "a"))
-			precious := n.target("outside/precious")
-			data, sub := n.target("v/..data"), n.target("v/..sub/..sub")
-			if err := errors.Join(os.Mkdir(n.target("outside"), 0o700), os.WriteFile(precious, nil, 0o600), os.MkdirAll(sub, 0o700),
-				os.Remove(data), os.Symlink(link, data), os.Mkdir(n.target("v/..data_tmp"), 0o700)); err != nil {
-				t.Fatal(err)
-			}
-			n.mustPublish(t, n.request("v", "a"))
-			if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
-				t.Error(diff)
-			}
-			if got := n.leftovers(t, "v"); len(got) > 0 {
-				t.Errorf("the volume also holds %v", got)
-			}
-			if _, err := os.Stat(precious); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	t.Run("not what somebody else mounted there", func(t *testing.T) {
-		n := newNode(t)
-		n.store.set("a", fields{"a": "1"})
-		n.mustPublish(t, n.request("v", "a"))
-		n.mounter.replace(n.target("v"))
-		if err := n.Publish(t.Context(), n.request("v", "a")); !errors.Is(err, mount.ErrOccupied) {
-			t.Errorf("got %v, want ErrOccupied", err)
-		}
-		if err := os.Mkdir(n.target("w"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		n.mounter.replace(n.target("w"))
-		asked := n.store.count()
-		if err := n.Publish(t.Context(), n.request("w", "a")); !errors.Is(err, mount.ErrOccupied) {
-			t.Errorf("got %v, want ErrOccupied", err)
-		}
-		if n.store.count() != asked {
-			t.Error("the store was asked for a volume that can't be mounted")
-		}
-	})
-}
-
-func TestUsing(t *testing.T) {
-	n := newNode(t)
-	n.store.set("a", fields{"a": "1"})
-	n.store.set("b", fields{"b": "1"})
-	n.mustPublish(t, n.request("w", "a,b"))
-	n.mustPublish(t, n.request("v", "a"))
-	for _, tt := range []struct {
-		store, name string
-		want        []string
-	}{{"s", "a", []string{"v", "w"}}, {"s", "b", []string{"w"}}, {"s", "", []string{"v", "w"}}, {"s", "c", nil}, {"t", "", nil}} {
-		if diff := cmp.Diff(tt.want, n.Using(tt.store, tt.name)); diff != "" {
-			t.Errorf("Using(%q, %q): %s", tt.store, tt.name, diff)
-		}
-	}
-}
-
-func TestStats(t *testing.T) {
-	n := newTmpfsNode(t)
-	n.store.set("a", fields{"a": "1"})
-	n.store.result = resolve.Result{RefreshInterval: 10 * time.Second}
-	req := n.request("v", "a")
-	req.Attributes["size"] = "64Ki"
-	n.mustPublish(t, req)
-	st, err := n.Stats("v", n.target("v"))
-	if err != nil || st.UsedBytes == 0 || st.TotalBytes != 128<<10 || st.UsedInodes != 5 || st.Condition.Abnormal {
-		t.Errorf("stats are %+v, %v", st, err)
-	}
-	if err := unix.Mount("x", n.target("v"), "tmpfs", 0, ""); err != nil { // which Mount could not have made
-		t.Fatal(err)
-	}
-	if st, err := n.Stats("v", ""); err != nil || !st.Condition.Abnormal {
-		t.Errorf("below another mount, stats are %+v, %v", st, err)
-	}
-	for _, args := range [][2]string{{"w", ""}, {"v", n.target("w")}} {
-		if _, err := n.Stats(args[0], args[1]); !errors.Is(err, volume.ErrNotPublished) {
-			t.Errorf("Stats(%q): %v, want ErrNotPublished", args, err)
-		}
-	}
 }
 
 // TestPublishFollowsTheAppID checks that a pod's annotation may change: it is no conflict, and rotations go by it.
