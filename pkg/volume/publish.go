@@ -159,7 +159,7 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	s.mu.Unlock()
 	s.opts.Published(r.ID, content.due)
 	s.opts.Logger.Info("volume published", append(r.attrs(), slog.Int("files", len(content.files)), slog.Time("due", content.due))...)
-	s.setCondition(v, content.condition())
+	s.setCondition(v, content.condition(), slog.LevelWarn)
 	return nil
 }
 

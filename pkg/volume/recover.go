@@ -75,7 +75,7 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 	s.mu.Unlock()
 	if err != nil {
 		due = now
-		s.setCondition(v, Condition{Abnormal: true, Message: fmt.Sprintf("the volume is not as the agent left it: %v", err)})
+		s.setCondition(v, Condition{Abnormal: true, Message: fmt.Sprintf("the volume is not as the agent left it: %v", err)}, slog.LevelError)
 	}
 	s.opts.Published(r.ID, due)
 	s.opts.Logger.Info("volume found", append(r.attrs(), slog.Time("due", due))...)

@@ -49,11 +49,11 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 			return Outcome{}, err // whoever asked has gone; that says nothing of the volume
 		}
 		s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
-		s.setCondition(v, failure(err))
+		s.setCondition(v, failure(err), slog.LevelError)
 		return Outcome{Identity: v.record.Identity, Next: time.Now().Add(max(v.maxAge, minInterval))}, err
 	}
 	s.metrics.rotations.WithLabelValues(rotationResult(changed, nil)).Inc()
-	s.setCondition(v, content.condition())
+	s.setCondition(v, content.condition(), slog.LevelWarn)
 	s.mu.Lock()
 	v.maxAge = content.maxAge
 	s.mu.Unlock()
@@ -191,8 +191,8 @@ func failure(err error) Condition {
 	return Condition{Abnormal: true, Message: fmt.Sprintf("the files are kept and not updated: %v", err)}
 }
 
-// setCondition logs a condition when it comes and when it goes.
-func (s *Set) setCondition(v *volume, c Condition) {
+// setCondition logs a condition when it comes, at a level, and when it goes.
+func (s *Set) setCondition(v *volume, c Condition, level slog.Level) {
 	s.mu.Lock()
 	old := v.condition
 	v.condition = c
@@ -200,7 +200,7 @@ func (s *Set) setCondition(v *volume, c Condition) {
 	switch {
 	case c == old:
 	case c.Abnormal:
-		s.opts.Logger.Error("volume is abnormal", append(v.record.attrs(), slog.String("condition", c.Message))...)
+		s.opts.Logger.Log(context.Background(), level, "volume is abnormal", append(v.record.attrs(), slog.String("condition", c.Message))...)
 	default:
 		s.opts.Logger.Info("volume is normal again", v.record.attrs()...)
 	}

@@ -1,9 +1,11 @@
 package volume_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,12 +151,16 @@ func TestRotationRepairsItself(t *testing.T) {
 }
 
 func TestStaleSecretsMakeAVolumeAbnormal(t *testing.T) {
-	n := newNode(t)
+	var log bytes.Buffer
+	n := newNode(t, func(o *volume.Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	n.store.set("a", fields{"a": "1"})
 	n.store.stale = true
 	n.mustPublish(t, n.request("v", "a"))
 	if c := n.condition(t, "v"); !c.Abnormal || !strings.Contains(c.Message, `secret "a" of store "s" was last confirmed at`) {
 		t.Errorf("condition is %+v", c)
+	}
+	if text := log.String(); !strings.Contains(text, "level=WARN") || strings.Contains(text, "level=ERROR") {
+		t.Errorf("the log of a stale secret: %s", text)
 	}
 	n.store.stale = false
 	if _, err := n.Rotate(t.Context(), "v"); err != nil {
