@@ -167,7 +167,6 @@ func TestBulkFailures(t *testing.T) {
 			}
 			m.FailName("a", nil) // an incomplete answer is not kept
 			m.FailName("b", nil)
-			f.resolver.Install(resolve.Store{Name: "vault", Provider: m.Provider()})
 			if w := do(h, "GET", bulkPath); w.Code != 200 || w.Body.String() != `{"a":{"a":"1"},"b":{"b":"2"}}`+"\n" {
 				t.Errorf("after recovery: status %d: %s", w.Code, w.Body)
 			}
@@ -195,13 +194,14 @@ func TestBulkStrictAfterLenient(t *testing.T) {
 func TestBulkOfStaleListing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun, lists := time.Now(), 0
+		expires := begun.Add(time.Hour)
 		listing := resolve.Listing{Names: []string{"a"}, FetchedAt: begun.Add(-time.Minute), ExpiresAt: begun.Add(time.Second)}
 		f := newFixture(t)
 		f.with(api.Store{Name: "vault", Open: true}, nil)
 		f.options.Resolver = fakeResolver{
 			list: func(context.Context, resolve.Request) (resolve.Listing, error) { lists++; return listing, nil },
 			resolve: func(context.Context, resolve.Request) (resolve.Result, error) {
-				return resolve.Result{Payload: providertest.Payload(map[string]string{"a": "1"}), FetchedAt: begun, ExpiresAt: begun.Add(time.Hour)}, nil
+				return resolve.Result{Payload: providertest.Payload(map[string]string{"a": "1"}), FetchedAt: begun, ExpiresAt: expires}, nil
 			},
 		}
 		h := api.New(f.options).Handler()
@@ -213,6 +213,14 @@ func TestBulkOfStaleListing(t *testing.T) {
 		listing.Stale = true
 		if w := do(h, "GET", bulkPath); w.Header().Get("Keywell-Stale") != "true" || lists != 2 {
 			t.Errorf("headers %v after %d listings", w.Header(), lists)
+		}
+
+		listing.ExpiresAt, expires = begun.Add(time.Hour), begun.Add(2*time.Second) // now the secret is what expires first
+		do(h, "GET", bulkPath)
+		do(h, "GET", bulkPath)
+		time.Sleep(time.Second)
+		if do(h, "GET", bulkPath); lists != 4 {
+			t.Errorf("%d listings", lists)
 		}
 	})
 }

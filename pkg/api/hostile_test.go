@@ -19,6 +19,7 @@ import (
 
 	"github.com/keywell/keywell/pkg/api"
 	"github.com/keywell/keywell/pkg/providers/providertest"
+	"github.com/keywell/keywell/pkg/resolve"
 )
 
 // TestSlowBody is a caller that announces a body and does not send it: it must not keep the server waiting. What holds
@@ -64,6 +65,35 @@ func TestSlowBody(t *testing.T) {
 		if err := <-stopped; err != nil {
 			t.Errorf("Run: %v", err)
 		}
+	})
+}
+
+// TestSlowCallAfterBody is a call with a body that takes longer than a body may.
+func TestSlowCallAfterBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := providertest.NewMemory()
+		m.Put("db", map[string]string{"db": "x"})
+		release := m.Hang()
+		f := newFixture(t).withStore("vault", m, resolve.Settings{RequestTimeout: time.Minute})
+		ctx, cancel := context.WithCancel(t.Context())
+		listener := newPipes()
+		stopped := make(chan error)
+		go func() { stopped <- api.New(f.options).Run(ctx, api.Listeners{HTTP: []net.Listener{listener}}) }()
+		conn := listener.dial()
+		if _, err := io.WriteString(conn, "GET /v1.0/secrets/vault/db HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(30*time.Second, release) // of the bubble
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Errorf("%v, %v", resp, err)
+		}
+		_ = conn.Close()
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		f.resolver.Close()
 	})
 }
 

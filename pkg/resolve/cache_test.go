@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -397,5 +398,39 @@ func TestMetadataCannotPlantAnAnswer(t *testing.T) {
 		if got := string(res.Fields["k"].Reveal()); err != nil || got != tt.want {
 			t.Errorf("with metadata %v: %q, %v", tt.metadata, got, err)
 		}
+	}
+}
+
+// What is dropped to make room is gone: nothing that the cache holds leads to it.
+func TestDroppedAnswersAreFreed(t *testing.T) {
+	const answers, kept, size = 2000, 10, 16 << 10
+	for name, ref := range map[string]func(i int) scope.Ref{
+		"many names":           func(i int) scope.Ref { return scope.Ref{Store: "s", Name: fmt.Sprint(i)} },
+		"versions of one name": func(i int) scope.Ref { return scope.Ref{Store: "s", Name: "a", Version: fmt.Sprint(i)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := resolve.New(resolve.Options{})
+			t.Cleanup(r.Close)
+			value := func(context.Context, providers.Query) (providers.Payload, error) {
+				return one(strings.Repeat("x", size)), nil
+			}
+			r.Install(resolve.Store{Name: "s", Provider: fetchFunc(value), Settings: resolve.Settings{MaxEntries: kept, RequestsPerSecond: 1e9, Burst: 1e9}})
+			for i := range answers {
+				for _, again := range []int{0, 0, 3} { // the newest, the same again, and one from the middle
+					req := readAs(t, alice, ref(max(i-again, 0)))
+					req.Fresh = true
+					if _, err := r.Resolve(t.Context(), req); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			if m.HeapAlloc > answers*size/2 {
+				t.Errorf("%d MiB are in use", m.HeapAlloc>>20)
+			}
+			runtime.KeepAlive(r)
+		})
 	}
 }
