@@ -84,10 +84,10 @@ func checkContainer(t *testing.T, o objects) {
 
 func checkRole(t *testing.T, o objects) {
 	t.Helper()
-	read := []string{"get", "list", "watch"}
+	read := []string{"list", "watch"}
 	want := []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
-		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
+		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}},
 		{APIGroups: []string{"dapr.io"}, Resources: []string{"components", "configurations"}, Verbs: read},
 		{APIGroups: []string{"keywell.dev"}, Resources: []string{"accesspolicies"}, Verbs: read},
 	}
