@@ -23,8 +23,12 @@
 //     request metadata failOnError is "true": then the first failure fails the call, as in Dapr. A secret that
 //     vanished between listing and reading is not counted, and if nothing at all could be read the call fails.
 //
+// Every refusal of a read is on record with its rule, that of a store which is hidden, closed or unknown included. Names
+// that a policy filters out of a bulk answer are not: nobody asked for them.
+//
 // # What is refused
 //
+// A query of more than 16 KiB, a body that does not arrive within 10 s, and more than a little added metadata.
 // A value that is not UTF-8 text can't be carried by JSON strings or protobuf strings. It is refused, for the whole
 // secret, rather than altered; a volume delivers it. Selectors that a store does not know are dropped, as Dapr does.
 // Shutdown is refused, because the agent is not the caller's own.
