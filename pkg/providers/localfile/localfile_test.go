@@ -258,3 +258,29 @@ func TestConcurrentReads(t *testing.T) {
 	close(stop)
 	readers.Wait()
 }
+
+// TestUnsettledFile edits a file so soon after it was read that size and time can't tell: it is read again.
+func TestUnsettledFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secrets.json")
+	for range 100 { // until the machine is quick enough for the test
+		inPlace(t, path, []byte(`{"a":"1"}`))
+		stamp := time.Now()
+		if err := os.Chtimes(path, stamp, stamp); err != nil {
+			t.Fatal(err)
+		}
+		p := open(t, nil, map[string]string{"secretsfile": path})
+		inTime := time.Since(stamp) < 100*time.Millisecond
+		inPlace(t, path, []byte(`{"a":"2"}`))
+		if err := os.Chtimes(path, stamp, stamp); err != nil {
+			t.Fatal(err)
+		}
+		if !inTime {
+			continue
+		}
+		if got := fetch(t, p, "a"); got != "2" {
+			t.Errorf("got %q", got)
+		}
+		return
+	}
+	t.Skip("the machine is too slow to read a file within 100 ms of writing it")
+}
