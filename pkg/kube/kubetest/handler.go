@@ -3,6 +3,7 @@ package kubetest
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,6 +26,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	s.mu.Unlock()
 	switch {
 	case fault != nil && fault.Hang:
+		_, _ = io.Copy(io.Discard, hr.Body) // only then does the server notice that the client has gone
 		<-hr.Context().Done()
 	case fault != nil:
 		fail(w, fault.Code, fault.Header)
@@ -114,6 +116,14 @@ func (s *Server) answerList(w http.ResponseWriter, r Request, query url.Values) 
 	send(w, http.StatusOK, mustJSON(Object{"kind": kind, "apiVersion": "v1", "metadata": metadata, "items": items}))
 }
 
+// selects tells whether a watch is sent a change.
+func (r Request) selects(c change) bool {
+	if c.kind == "BOOKMARK" {
+		return c.key.resource == r.Resource
+	}
+	return key{r.Resource, r.Namespace, r.Name}.matches(c.key) && onNode(c.object, nodeOf(r))
+}
+
 func nodeOf(r Request) string {
 	node, _ := strings.CutPrefix(r.Selector, "spec.nodeName=")
 	if node == r.Selector {
@@ -130,6 +140,7 @@ func (s *Server) watch(w http.ResponseWriter, hr *http.Request, r Request) {
 		fail(w, http.StatusUnprocessableEntity, nil)
 		return
 	}
+	w.Header().Set("Content-Type", "application/json")
 	s.mu.Lock()
 	sent, err := strconv.Atoi(query.Get("resourceVersion"))
 	if err != nil || sent == 0 || streamList { // it begins with how things are
@@ -138,7 +149,7 @@ func (s *Server) watch(w http.ResponseWriter, hr *http.Request, r Request) {
 		}
 		sent = s.version
 	}
-	if streamList {
+	if streamList { // the end of that is marked
 		fmt.Fprintf(w, `{"type":"BOOKMARK","object":{"kind":%q,"apiVersion":"v1","metadata":{"resourceVersion":"%d","annotations":{"k8s.io/initial-events-end":"true"}}}}`+"\n",
 			kinds[r.Resource], sent)
 	}
@@ -146,11 +157,14 @@ func (s *Server) watch(w http.ResponseWriter, hr *http.Request, r Request) {
 	cut := s.cut
 	s.mu.Unlock()
 	for {
-		w.(http.Flusher).Flush()
 		s.mu.Lock()
+		if s.cut != cut {
+			s.mu.Unlock()
+			return
+		}
 		more := s.more
 		for _, c := range s.history {
-			if c.version > sent && (c.kind == "BOOKMARK" && c.key.resource == r.Resource || c.kind != "BOOKMARK" && (key{r.Resource, r.Namespace, r.Name}).matches(c.key) && onNode(c.object, nodeOf(r))) {
+			if c.version > sent && r.selects(c) {
 				fmt.Fprintf(w, `{"type":%q,"object":%s}`+"\n", c.kind, shown(c.object, r))
 			}
 		}

@@ -3,8 +3,8 @@ package kubetest
 import (
 	"cmp"
 	"maps"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +44,7 @@ type Server struct {
 	// PlainWatches makes it one from before streaming lists: such a watch is refused. Set it before the first request.
 	PlainWatches bool
 
-	http *httptest.Server
+	http *http.Server
 
 	mu       sync.Mutex
 	more     chan struct{} // closed and replaced when something happens that a watch sends
@@ -69,27 +69,37 @@ type change struct {
 	object  Object
 }
 
-// NewServer starts a server, which stops with the test.
+// NewServer starts a server on loopback, which stops with the test.
 func NewServer(t testing.TB) *Server {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newServer(t, l)
+}
+
+func newServer(t testing.TB, l net.Listener) *Server {
 	s := &Server{
+		URL:  "http://" + l.Addr().String(),
 		more: make(chan struct{}), cut: make(chan struct{}), version: 100,
 		objects: map[key]Object{}, rights: map[string][]Rule{}, reviews: map[string]authenticationv1.TokenReviewStatus{},
 		fault: func(Request) *Fault { return nil },
 	}
-	s.http = httptest.NewServer(s)
-	s.URL = s.http.URL
+	s.http = &http.Server{Handler: s}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.http.Serve(l) // ends by Stop
+	}()
 	t.Cleanup(func() {
-		s.http.CloseClientConnections()
-		s.http.Close()
+		s.Stop()
+		<-served
 	})
 	return s
 }
 
-// Stop makes the server refuse connections, for good.
-func (s *Server) Stop() {
-	s.http.CloseClientConnections()
-	s.http.Close()
-}
+// Stop ends all connections and refuses new ones, for good.
+func (s *Server) Stop() { _ = s.http.Close() }
 
 // Put creates or replaces an object and returns its resource version.
 func (s *Server) Put(resource, namespace, name string, o Object) string {

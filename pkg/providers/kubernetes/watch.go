@@ -3,6 +3,8 @@ package kubernetes
 import (
 	"context"
 	"encoding/json"
+	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -39,11 +41,8 @@ func (s *store) watch(ctx context.Context, t target, token secret.Value, report 
 	seconds := int(streamFor.Seconds())/2 + rand.N(int(streamFor.Seconds()))
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second+longestPause)
 	defer cancel()
-	r := request{owner: t.owner, token: token, accept: acceptMetadata, query: watchQuery(t, seconds, !s.plainWatches.Load())}
-	body, err := s.client.open(ctx, r)
-	if providers.KindOf(err) == providers.Invalid && s.plainWatches.CompareAndSwap(false, true) {
-		return nil // begun again without what this API server does not know
-	}
+	r := request{owner: t.owner, token: token, accept: acceptMetadata, query: watchQuery(t, seconds)}
+	body, err := s.begin(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -71,12 +70,24 @@ func (s *store) watch(ctx context.Context, t target, token secret.Value, report 
 	}
 }
 
-func watchQuery(t target, seconds int, streamList bool) url.Values {
-	q := url.Values{"watch": {"true"}, "allowWatchBookmarks": {"true"}, "timeoutSeconds": {strconv.Itoa(seconds)}}
-	if streamList {
-		q.Set("sendInitialEvents", "true")
-		q.Set("resourceVersionMatch", "NotOlderThan")
+// begin opens a stream that begins with a list, where the API server knows how (Kubernetes 1.32, KEP-3157).
+func (s *store) begin(ctx context.Context, r request) (io.ReadCloser, error) {
+	if !s.plainWatches.Load() {
+		listing := r
+		listing.query = maps.Clone(r.query)
+		listing.query.Set("sendInitialEvents", "true")
+		listing.query.Set("resourceVersionMatch", "NotOlderThan")
+		body, err := s.client.open(ctx, listing)
+		if providers.KindOf(err) != providers.Invalid {
+			return body, err
+		}
+		s.plainWatches.Store(true)
 	}
+	return s.client.open(ctx, r)
+}
+
+func watchQuery(t target, seconds int) url.Values {
+	q := url.Values{"watch": {"true"}, "allowWatchBookmarks": {"true"}, "timeoutSeconds": {strconv.Itoa(seconds)}}
 	if t.name != "" {
 		q.Set("fieldSelector", "metadata.name="+t.name)
 	}

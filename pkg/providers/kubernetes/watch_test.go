@@ -166,18 +166,11 @@ func TestChangesWhileNobodyWatches(t *testing.T) {
 			changed := watched(t, p, server, 1)
 			expect(t, changed, "changes")
 
-			server.Fail(func(r kubetest.Request) *kubetest.Fault {
-				if r.Verb == "watch" {
-					return &kubetest.Fault{Code: 503}
-				}
-				return nil
-			})
 			server.Cut()
 			server.Delete("secrets", "shop", "goes")
 			if _, err := p.Fetch(t.Context(), query("changes")); err != nil {
 				t.Fatal(err)
 			}
-			server.Fail(func(kubetest.Request) *kubetest.Fault { return nil })
 			eventually(t, "the watch begins again", func() bool { return server.Watches() == 2 })
 			bookmark()
 			expect(t, changed, "goes")
