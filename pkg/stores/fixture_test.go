@@ -161,11 +161,12 @@ type fixture struct {
 	log      strings.Builder
 }
 
-// drivers returns the fake driver under two types, and under a third for which a missing secret is an error.
+// drivers returns the fake driver under two types, the second of which authorises pods itself, and under a third for
+// which a missing secret is an error.
 func (f *fixture) drivers() []providers.Driver {
 	fake := f.driver()
 	twin := fake
-	twin.Type = "secretstores.twin"
+	twin.Type, twin.PerIdentity = "secretstores.twin", true
 	plain := fake
 	plain.Type, plain.MissingIsEmpty = "secretstores.plain", false
 	return []providers.Driver{fake, twin, plain}

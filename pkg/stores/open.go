@@ -64,6 +64,7 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 	if o.settings, o.problem = settingsOf(a.wanted, properties); o.problem != nil {
 		return o
 	}
+	o.settings.PerIdentity = driver.PerIdentity
 	if now := a.inService; now != nil && now.driver == driver.Type && maps.EqualFunc(now.properties, properties, secret.Value.Equal) {
 		return o
 	}

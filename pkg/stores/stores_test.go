@@ -437,6 +437,18 @@ func TestSettings(t *testing.T) {
 	})
 }
 
+// TestPerIdentity: answers of a store that authorises pods itself must not be shared among them.
+func TestPerIdentity(t *testing.T) {
+	run(t, []string{"a", "b"}, func(f *fixture) {
+		a, b := store("a"), store("b")
+		b.Type = "secretstores.twin"
+		f.apply(a, b)
+		equal(t, "state", "a: open\nb: open", f.reasons())
+		equal(t, "per identity", []bool{false, true},
+			[]bool{f.resolver.installed["a"].Settings.PerIdentity, f.resolver.installed["b"].Settings.PerIdentity})
+	})
+}
+
 func TestCheck(t *testing.T) {
 	source := store("source", value("adress", "x"), value("requestTimeOut", "0s"), value("somethingElse", canary))
 	circle := store("c1", ref("password", "n", "k"))
