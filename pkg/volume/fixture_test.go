@@ -119,7 +119,7 @@ type directories struct {
 	options mount.Options     // of the last mount
 }
 
-func (d *directories) Mount(target string, opts mount.Options, fill func(*os.Root) error) (mount.Info, error) {
+func (d *directories) Mount(target string, opts mount.Options, fill func(root *os.Root, device uint64) error) error {
 	d.mu.Lock()
 	d.last++
 	d.options = opts
@@ -127,27 +127,27 @@ func (d *directories) Mount(target string, opts mount.Options, fill func(*os.Roo
 	_, taken := d.mounted[target]
 	d.mu.Unlock()
 	if taken {
-		return mount.Info{}, mount.ErrOccupied
+		return mount.ErrOccupied
 	}
 	detached := filepath.Join(d.base, fmt.Sprint("detached", device))
 	if err := os.Mkdir(detached, 0o755); err != nil {
-		return mount.Info{}, err
+		return err
 	}
 	root, err := os.OpenRoot(detached)
 	if err != nil {
-		return mount.Info{}, err
+		return err
 	}
 	defer root.Close()
-	if err := fill(root); err != nil {
-		return mount.Info{}, errors.Join(err, os.RemoveAll(detached))
+	if err := fill(root, device); err != nil {
+		return errors.Join(err, os.RemoveAll(detached))
 	}
 	if err := os.Rename(detached, target); err != nil {
-		return mount.Info{}, errors.Join(err, os.RemoveAll(detached))
+		return errors.Join(err, os.RemoveAll(detached))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.mounted[target] = device
-	return mount.Info{Device: device}, nil
+	return nil
 }
 
 func (d *directories) Open(target string) (*os.Root, mount.Info, error) {

@@ -33,7 +33,7 @@ func TestChangeDuringPublish(t *testing.T) {
 			n := newNode(t)
 			n.store.set("a", fields{"a": "1"})
 			n.at = func(step string) {
-				if step == "publishing recorded" && len(tt.ask(n)) > 0 {
+				if step == "tmpfs made" && len(tt.ask(n)) > 0 {
 					t.Error("a volume that is not published yet is among the published ones")
 				}
 			}
@@ -168,7 +168,7 @@ func TestFailedRecordLeavesNothing(t *testing.T) {
 	obstacle := ""
 	n.at = func(step string) {
 		if step == "mounted" {
-			obstacle = filepath.Join(n.stateDir, "volumes", n.records(t)[0]+".new")
+			obstacle = filepath.Join(n.stateDir, "volumes", strings.TrimSuffix(n.records(t)[0], ".partial"))
 			if err := os.Mkdir(obstacle, 0o700); err != nil {
 				t.Error(err)
 			}

@@ -10,7 +10,7 @@ import (
 type Mounter interface {
 	// Mount makes a tmpfs, lets fill write into it, and only then makes it visible at target, whose parent exists. When
 	// it fails, nothing of it is left. It does not mount over another mount.
-	Mount(target string, opts mount.Options, fill func(*os.Root) error) (mount.Info, error)
+	Mount(target string, opts mount.Options, fill func(root *os.Root, device uint64) error) error
 	// Open returns a handle on what Mount made. The error is mount.ErrNotMounted if there is nothing. The caller closes
 	// the handle.
 	Open(target string) (*os.Root, mount.Info, error)

@@ -121,8 +121,8 @@ func (s *Set) release(target string) {
 	delete(s.targets, target)
 }
 
-// create makes a new volume. The record is written before the mount is made, so that Recover finds what a process that
-// ended in between has left; before that, nothing of the volume is on the node.
+// create makes a new volume. The record is written when the tmpfs is complete and before it is attached, so that Recover
+// finds what a process that ended in between has left; until then, nothing of the volume is on the node.
 func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens providers.TokenSource) error {
 	if err := s.free(r.Target); err != nil {
 		return err
@@ -135,18 +135,18 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 		return err
 	}
 	r.Created = time.Now().UTC()
-	if err := s.records.save(r); err != nil {
+	size, err := s.mount(v, r, spec, content.files, func(device uint64) error {
+		r.Device = device
+		err := s.records.begin(r)
+		s.opts.Checkpoint("publishing recorded")
 		return err
-	}
-	s.opts.Checkpoint("publishing recorded")
-	info, size, err := s.mount(v, r, spec, content.files)
+	})
 	if err != nil {
-		return errors.Join(err, s.records.remove(r.ID))
+		return errors.Join(err, s.records.drop(r.ID))
 	}
-	r.State, r.Device = published, info.Device
-	if err := s.records.save(r); err != nil {
+	if err := s.records.commit(r.ID); err != nil {
 		s.unreserve(size)
-		return errors.Join(err, s.opts.Mounter.Unmount(r.Target), s.records.remove(r.ID))
+		return errors.Join(err, s.discard(r.ID, r.Target))
 	}
 	s.opts.Checkpoint("published recorded")
 
@@ -229,8 +229,7 @@ func (s *Set) discard(id, target string) error {
 
 // dismantle removes the mount and then the record of a volume. Recover goes on with it if the process ends in between.
 func (s *Set) dismantle(r record) error {
-	r.State = unpublishing
-	if err := s.records.save(r); err != nil {
+	if err := s.records.withdraw(r.ID); err != nil {
 		return err
 	}
 	s.opts.Checkpoint("unpublishing recorded")
@@ -238,7 +237,7 @@ func (s *Set) dismantle(r record) error {
 		return err
 	}
 	s.opts.Checkpoint("unmounted")
-	if err := s.records.remove(r.ID); err != nil {
+	if err := s.records.drop(r.ID); err != nil {
 		return err
 	}
 	s.opts.Checkpoint("record removed")

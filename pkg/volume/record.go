@@ -19,8 +19,8 @@ import (
 	"github.com/keywell/keywell/pkg/scope"
 )
 
-// record is what is kept of a volume so that another process can go on with it: what was asked for, and where the
-// volume is in its life. It holds no value, no token and no digest.
+// record is what is kept of a volume so that another process can go on with it: what was asked for, and which tmpfs was
+// made for it. It holds no value, no token and no digest.
 type record struct {
 	Version    int               `json:"version"`
 	ID         string            `json:"id"`
@@ -30,21 +30,11 @@ type record struct {
 	MountGroup string            `json:"mountGroup,omitempty"`
 	MountFlags []string          `json:"mountFlags,omitempty"`
 	Created    time.Time         `json:"created"`
-	State      state             `json:"state"`
 	Device     uint64            `json:"device,omitempty"` // of the tmpfs; see mount.Info; 0: it is being mounted
 }
 
 // recordVersion changes when an older agent would misread a record.
 const recordVersion = 1
-
-// state says what a process that finds a record has to do: only a published volume is kept.
-type state string
-
-const (
-	publishing   state = "publishing"
-	published    state = "published"
-	unpublishing state = "unpublishing"
-)
 
 // recordOf returns the record of a volume that req asks for.
 func recordOf(req Request) record {
@@ -56,7 +46,6 @@ func recordOf(req Request) record {
 		Attributes: maps.Clone(req.Attributes),
 		MountGroup: req.MountGroup,
 		MountFlags: slices.Clone(req.MountFlags),
-		State:      publishing,
 	}
 	maps.DeleteFunc(r.Attributes, func(name, _ string) bool { return strings.HasPrefix(name, reservedPrefix) })
 	return r
@@ -73,15 +62,16 @@ func (r record) asksFor(other record) bool {
 // records is the directory of records. Operations on one volume ID take turns.
 type records struct {
 	dir    *os.Root
-	handle *os.File // the same directory, for save
+	handle *os.File // the same directory, for what os.Root does with more system calls
 }
 
-// The names of record files end with recordSuffix; one that is being written, or that could not be read, has a further
-// suffix.
+// The record of a published volume is a file whose name ends with recordSuffix. Every other state is told by a further
+// suffix, so that it changes by one rename.
 const (
-	recordSuffix = ".json"
-	newSuffix    = ".new"
-	badSuffix    = ".bad"
+	recordSuffix  = ".json"
+	partialSuffix = ".partial" // of a volume that is being published or unpublished
+	newSuffix     = ".new"     // being written, to replace the record of a published volume
+	badSuffix     = ".bad"     // could not be read
 )
 
 func openRecords(stateDir string) (records, error) {
@@ -123,9 +113,44 @@ func (rs records) save(r record) error {
 	return nil
 }
 
-// remove removes the record of a volume, if there is one.
+// begin writes the record of a volume that is being published. It is not replaced by a rename: one that was cut off is
+// of a volume of which nothing is on the node.
+func (rs records) begin(r record) error {
+	data, err := json.Marshal(r)
+	if err == nil {
+		err = createFile(int(rs.handle.Fd()), fileName(r.ID)+partialSuffix, unix.O_TRUNC, 0o600, owner{-1, -1}, data)
+	}
+	if err != nil {
+		return fmt.Errorf("write record of volume %q: %w", r.ID, err)
+	}
+	return nil
+}
+
+// commit says that the volume is published.
+func (rs records) commit(id string) error { return rs.rename(id, partialSuffix, "") }
+
+// withdraw says that the volume is being unpublished.
+func (rs records) withdraw(id string) error { return rs.rename(id, "", partialSuffix) }
+
+func (rs records) rename(id, from, to string) error {
+	name, dir := fileName(id), int(rs.handle.Fd())
+	if err := unix.Renameat(dir, name+from, dir, name+to); err != nil {
+		return fmt.Errorf("rename record of volume %q: %w", id, err)
+	}
+	return nil
+}
+
+// drop removes the record of a volume that is not published, if there is one.
+func (rs records) drop(id string) error { return rs.unlink(id, partialSuffix) }
+
+// remove removes whatever record there is of a volume.
 func (rs records) remove(id string) error {
-	if err := rs.dir.Remove(fileName(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return errors.Join(rs.unlink(id, partialSuffix), rs.unlink(id, ""))
+}
+
+func (rs records) unlink(id, suffix string) error {
+	err := unix.Unlinkat(int(rs.handle.Fd()), fileName(id)+suffix, 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record of volume %q: %w", id, err)
 	}
 	return nil
@@ -140,7 +165,7 @@ func (rs records) list() ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		switch filepath.Ext(e.Name()) {
-		case recordSuffix:
+		case recordSuffix, partialSuffix:
 			names = append(names, e.Name())
 		case newSuffix:
 			if err := rs.dir.Remove(e.Name()); err != nil {
@@ -164,7 +189,7 @@ func (rs records) load(name string) (record, Spec, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return r, Spec{}, fmt.Errorf("%w %s: %w", errBadRecord, name, err)
 	}
-	if r.Version != recordVersion || fileName(r.ID) != name {
+	if r.Version != recordVersion || fileName(r.ID) != strings.TrimSuffix(name, partialSuffix) {
 		return r, Spec{}, fmt.Errorf("%w %s: it has version %d and is of volume %q", errBadRecord, name, r.Version, r.ID)
 	}
 	spec, err := r.spec()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/keywell/keywell/pkg/volume/mount"
@@ -31,7 +32,11 @@ func (s *Set) Recover(ctx context.Context) error {
 }
 
 func (s *Set) recoverRecord(ctx context.Context, name string) error {
+	partial := strings.HasSuffix(name, partialSuffix)
 	r, spec, err := s.records.load(name)
+	if partial && errors.Is(err, errBadRecord) {
+		return s.records.dir.Remove(name) // it was cut off, and nothing had been mounted
+	}
 	if errors.Is(err, errBadRecord) {
 		s.opts.Logger.Error("record of a volume set aside", "err", err)
 		return s.records.setAside(name)
@@ -47,9 +52,9 @@ func (s *Set) recoverRecord(ctx context.Context, name string) error {
 	if err := s.claim(r.Target, r.ID); err != nil {
 		return err
 	}
-	if r.State != published {
+	if partial {
 		defer s.release(r.Target)
-		s.opts.Logger.Warn("volume removed that was not complete", append(r.attrs(), slog.String("state", string(r.State)))...)
+		s.opts.Logger.Warn("volume removed whose publish or unpublish did not end", r.attrs()...)
 		return s.discard(r.ID, r.Target)
 	}
 	s.restore(v, r, spec)

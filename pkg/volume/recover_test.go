@@ -187,8 +187,8 @@ func TestBadRecordsAreSetAside(t *testing.T) {
 		"empty":         "",
 		"not JSON":      "{",
 		"other version": `{"version": 99, "id": "v"}`,
-		"other volume":  `{"version": 1, "id": "w", "target": "/w", "attributes": {"store": "s", "secrets": "a"}, "state": "published"}`,
-		"bad volume":    `{"version": 1, "id": "v", "target": "/v", "attributes": {"secret": "a"}, "state": "published"}`,
+		"other volume":  `{"version": 1, "id": "w", "target": "/w", "attributes": {"store": "s", "secrets": "a"}}`,
+		"bad volume":    `{"version": 1, "id": "v", "target": "/v", "attributes": {"secret": "a"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
@@ -222,6 +222,26 @@ func TestBadRecordsAreSetAside(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTornRecordIsDropped has the record of a volume that was being published cut off: nothing had been mounted then.
+func TestTornRecordIsDropped(t *testing.T) {
+	n := newNode(t)
+	n.store.set("a", fields{"a": "1"})
+	n.mustPublish(t, n.request("v", "a"))
+	record := filepath.Join(n.stateDir, "volumes", n.records(t)[0])
+	if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(record+".partial", []byte(`{"version": 1, "id": "v`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.restart(t)
+	if err := n.Recover(t.Context()); err != nil {
+		t.Error(err)
+	}
+	n.absent(t, "v")
+	n.mustPublish(t, n.request("v", "a"))
 }
 
 func TestNewNeedsItsParts(t *testing.T) {

@@ -101,11 +101,13 @@ func (s *Set) remount(v *volume, files []File) error {
 	if err := s.records.save(r); err != nil {
 		return err
 	}
-	info, size, err := s.mount(v, r, v.spec, files)
+	size, err := s.mount(v, r, v.spec, files, func(device uint64) error {
+		r.Device = device
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	r.Device = info.Device
 	s.replaced(v, r, size)
 	return s.records.save(r)
 }
@@ -118,24 +120,27 @@ func (s *Set) replaced(v *volume, r record, size int64) {
 	v.record, v.size, v.data = r, size, v.tree.data
 }
 
-// mount makes a volume's tmpfs with files in it. The size that it returns is reserved.
-func (s *Set) mount(v *volume, r record, spec Spec, files []File) (info mount.Info, size int64, err error) {
+// mount makes a volume's tmpfs with files in it. filled is called with its device number when it is complete and not yet
+// attached. The size that mount returns is reserved.
+func (s *Set) mount(v *volume, r record, spec Spec, files []File, filled func(device uint64) error) (size int64, err error) {
 	limit, err := s.limit(spec)
 	if err != nil {
-		return mount.Info{}, 0, err
+		return 0, err
 	}
 	v.tree = tree{clean: true}
-	size, err = s.reserve(spec, files, func() (err error) {
-		info, err = s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(root *os.Root) error {
-			s.opts.Checkpoint("target made")
-			return v.tree.replace(root, files, spec.owner(), s.opts.Checkpoint)
+	size, err = s.reserve(spec, files, func() error {
+		return s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(root *os.Root, device uint64) error {
+			s.opts.Checkpoint("tmpfs made")
+			if err := v.tree.replace(root, files, spec.owner(), s.opts.Checkpoint); err != nil {
+				return err
+			}
+			return filled(device)
 		})
-		return err
 	})
 	if err == nil {
 		s.opts.Checkpoint("mounted")
 	}
-	return info, size, err
+	return size, err
 }
 
 // reserve counts files, while write writes them and those that they replace are still there, against the limits: pages

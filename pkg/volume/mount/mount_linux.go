@@ -50,65 +50,70 @@ func New(roots ...string) (*Mounter, error) {
 	return &Mounter{roots: slices.Clone(roots)}, nil
 }
 
-// Mount makes a tmpfs, lets fill write into it, and only then makes it visible at target. The target directory is
-// created if need be, with mode 0750; its parent must exist. The root directory of the tmpfs has mode 0755 and belongs
-// to the process' user. When Mount fails, nothing of it is left. A target that is a mount point is ErrOccupied.
-func (m *Mounter) Mount(target string, opts Options, fill func(*os.Root) error) (Info, error) {
+// Mount makes a tmpfs, lets fill write into it, and only then makes it visible at target. fill is told the tmpfs'
+// device number (see Info); until it has returned, nothing of the mount is on the node. The target directory is created
+// if need be, with mode 0750; its parent must exist. The root directory of the tmpfs has mode 0755 and belongs to the
+// process' user. When Mount fails, nothing of it is left. A target that is a mount point is ErrOccupied.
+func (m *Mounter) Mount(target string, opts Options, fill func(root *os.Root, device uint64) error) error {
 	parent, name, err := m.openParent(target)
 	if err != nil {
-		return Info{}, fmt.Errorf("mount %q: %w", target, err)
+		return fmt.Errorf("mount %q: %w", target, err)
 	}
 	defer unix.Close(parent)
-	created := false
-	switch err := unix.Mkdirat(parent, name, 0o750); {
-	case err == nil:
-		created = true
-	case !errors.Is(err, unix.EEXIST):
-		return Info{}, fmt.Errorf("mount %q: create target: %w", target, err)
-	}
-	info, err := m.mountAt(parent, name, opts, fill)
-	if err != nil {
-		if created {
-			_ = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
-		}
-		return Info{}, fmt.Errorf("mount %q: %w", target, err)
-	}
-	return info, nil
-}
-
-func (m *Mounter) mountAt(parent int, name string, opts Options, fill func(*os.Root) error) (Info, error) {
-	dir, err := openBeneath(parent, name)
-	if err != nil {
-		return Info{}, err
-	}
-	defer unix.Close(dir)
-	switch _, err := inspect(dir); {
-	case err == nil:
-		return Info{}, ErrOccupied
-	case !errors.Is(err, ErrNotMounted):
-		return Info{}, err
-	}
 	tmpfs, err := m.newTmpfs(opts)
 	if err != nil {
-		return Info{}, err
+		return fmt.Errorf("mount %q: %w", target, err)
 	}
 	defer unix.Close(tmpfs) // ends a mount that was not attached
+	if err := fillTmpfs(tmpfs, fill); err != nil {
+		return fmt.Errorf("mount %q: %w", target, err)
+	}
+	if err := attach(tmpfs, parent, name); err != nil {
+		return fmt.Errorf("mount %q: %w", target, err)
+	}
+	return nil
+}
+
+func fillTmpfs(tmpfs int, fill func(root *os.Root, device uint64) error) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(tmpfs, &st); err != nil {
+		return fmt.Errorf("stat tmpfs: %w", err)
+	}
 	root, err := os.OpenRoot(procPath(tmpfs))
 	if err != nil {
-		return Info{}, fmt.Errorf("open tmpfs: %w", err)
+		return fmt.Errorf("open tmpfs: %w", err)
 	}
-	err = fill(root)
-	if err := errors.Join(err, root.Close()); err != nil {
-		return Info{}, err
+	return errors.Join(fill(root, st.Dev), root.Close())
+}
+
+// attach moves tmpfs onto the directory name below parent, which it creates if need be.
+func attach(tmpfs, parent int, name string) (err error) {
+	switch made := unix.Mkdirat(parent, name, 0o750); {
+	case made == nil:
+		defer func() {
+			if err != nil {
+				_ = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+			}
+		}()
+	case !errors.Is(made, unix.EEXIST):
+		return fmt.Errorf("create target: %w", made)
 	}
-	info, err := inspect(tmpfs)
+	dir, err := openBeneath(parent, name)
 	if err != nil {
-		return Info{}, err
+		return err
 	}
-	if err := unix.MoveMount(tmpfs, "", dir, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return Info{}, fmt.Errorf("attach tmpfs: %w", err)
+	defer unix.Close(dir)
+	switch _, found := inspect(dir); {
+	case found == nil:
+		return ErrOccupied
+	case !errors.Is(found, ErrNotMounted):
+		return found
 	}
-	return info, nil
+	err = unix.MoveMount(tmpfs, "", dir, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("attach tmpfs: %w", err)
+	}
+	return nil
 }
 
 // newTmpfs returns the handle of a detached tmpfs.

@@ -43,11 +43,11 @@ func newMounter(t testing.TB) (*mount.Mounter, string) {
 
 var small = mount.Options{Size: 64 << 10, Inodes: 16}
 
-func fillWith(name, content string) func(*os.Root) error {
-	return func(r *os.Root) error { return r.WriteFile(name, []byte(content), 0o444) }
+func fillWith(name, content string) func(*os.Root, uint64) error {
+	return func(r *os.Root, _ uint64) error { return r.WriteFile(name, []byte(content), 0o444) }
 }
 
-func empty(*os.Root) error { return nil }
+func empty(*os.Root, uint64) error { return nil }
 
 func read(t *testing.T, path string) string {
 	t.Helper()
@@ -70,7 +70,9 @@ func exists(t *testing.T, path string) bool {
 func TestMountIsSeenOnlyWhenFull(t *testing.T) {
 	m, root := newMounter(t)
 	target := filepath.Join(root, "v")
-	info, err := m.Mount(target, small, func(r *os.Root) error {
+	var told uint64
+	err := m.Mount(target, small, func(r *os.Root, device uint64) error {
+		told = device
 		if err := r.WriteFile("a", []byte("x"), 0o444); err != nil {
 			return err
 		}
@@ -88,17 +90,16 @@ func TestMountIsSeenOnlyWhenFull(t *testing.T) {
 	if got := read(t, filepath.Join(target, "a")); got != "x" {
 		t.Errorf("file holds %q", got)
 	}
-	if info.TotalBytes != small.Size || info.TotalInodes != small.Inodes || info.UsedBytes == 0 || info.UsedInodes != 2 {
-		t.Errorf("info is %+v", info)
-	}
-
-	r, again, err := m.Open(target)
+	r, info, err := m.Open(target)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if again != info {
-		t.Errorf("open says %+v, mount said %+v", again, info)
+	if info.Device != told {
+		t.Errorf("open says device %d, fill was told %d", info.Device, told)
+	}
+	if info.TotalBytes != small.Size || info.TotalInodes != small.Inodes || info.UsedBytes == 0 || info.UsedInodes != 2 {
+		t.Errorf("info is %+v", info)
 	}
 	if err := r.WriteFile("b", []byte("y"), 0o444); err != nil {
 		t.Error(err)
@@ -111,7 +112,7 @@ func TestMountIsSeenOnlyWhenFull(t *testing.T) {
 func TestMountOptions(t *testing.T) {
 	m, root := newMounter(t)
 	target := filepath.Join(root, "v")
-	if _, err := m.Mount(target, small, empty); err != nil {
+	if err := m.Mount(target, small, empty); err != nil {
 		t.Fatal(err)
 	}
 	table := read(t, "/proc/self/mountinfo")
@@ -157,13 +158,13 @@ func TestHandlesAreClosed(t *testing.T) {
 	target := filepath.Join(root, "v")
 	everything := func() {
 		broken := errors.New("broken")
-		if _, err := m.Mount(target, small, func(*os.Root) error { return broken }); !errors.Is(err, broken) {
+		if err := m.Mount(target, small, func(*os.Root, uint64) error { return broken }); !errors.Is(err, broken) {
 			t.Fatal(err)
 		}
-		if _, err := m.Mount(target, small, empty); err != nil {
+		if err := m.Mount(target, small, empty); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
+		if err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
 			t.Fatal(err)
 		}
 		r, _, err := m.Open(target)
@@ -197,12 +198,12 @@ func TestHandlesAreClosed(t *testing.T) {
 func TestFailedMountLeavesNothing(t *testing.T) {
 	m, root := newMounter(t)
 	broken := errors.New("broken")
-	fail := func(r *os.Root) error {
+	fail := func(r *os.Root, _ uint64) error {
 		return errors.Join(r.WriteFile("a", nil, 0o444), broken)
 	}
 
 	created := filepath.Join(root, "created")
-	if _, err := m.Mount(created, small, fail); !errors.Is(err, broken) {
+	if err := m.Mount(created, small, fail); !errors.Is(err, broken) {
 		t.Errorf("got %v, want what fill returned", err)
 	}
 	if exists(t, created) {
@@ -213,7 +214,7 @@ func TestFailedMountLeavesNothing(t *testing.T) {
 	if err := os.Mkdir(found, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Mount(found, small, fail); !errors.Is(err, broken) {
+	if err := m.Mount(found, small, fail); !errors.Is(err, broken) {
 		t.Errorf("got %v, want what fill returned", err)
 	}
 	if !exists(t, found) {
@@ -222,7 +223,7 @@ func TestFailedMountLeavesNothing(t *testing.T) {
 	if _, _, err := m.Open(found); !errors.Is(err, mount.ErrNotMounted) {
 		t.Errorf("open: %v, want ErrNotMounted", err)
 	}
-	if _, err := m.Mount(found, mount.Options{Size: 1 << 12, Inodes: 4, Context: "not a context"}, empty); err == nil {
+	if err := m.Mount(found, mount.Options{Size: 1 << 12, Inodes: 4, Context: "not a context"}, empty); err == nil {
 		t.Error("a bad option was accepted")
 	}
 }
@@ -230,10 +231,10 @@ func TestFailedMountLeavesNothing(t *testing.T) {
 func TestMountDoesNotStack(t *testing.T) {
 	m, root := newMounter(t)
 	target := filepath.Join(root, "v")
-	if _, err := m.Mount(target, small, fillWith("a", "first")); err != nil {
+	if err := m.Mount(target, small, fillWith("a", "first")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Mount(target, small, fillWith("a", "second")); !errors.Is(err, mount.ErrOccupied) {
+	if err := m.Mount(target, small, fillWith("a", "second")); !errors.Is(err, mount.ErrOccupied) {
 		t.Errorf("second mount: %v, want ErrOccupied", err)
 	}
 	if got := read(t, filepath.Join(target, "a")); got != "first" {
@@ -246,7 +247,7 @@ func TestUnmount(t *testing.T) {
 	target := filepath.Join(root, "v")
 
 	t.Run("removes mount and directory, twice", func(t *testing.T) {
-		if _, err := m.Mount(target, small, empty); err != nil {
+		if err := m.Mount(target, small, empty); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
@@ -259,7 +260,7 @@ func TestUnmount(t *testing.T) {
 		}
 	})
 	t.Run("of a busy mount", func(t *testing.T) {
-		if _, err := m.Mount(target, small, fillWith("a", "x")); err != nil {
+		if err := m.Mount(target, small, fillWith("a", "x")); err != nil {
 			t.Fatal(err)
 		}
 		f, err := os.Open(filepath.Join(target, "a"))
@@ -298,7 +299,7 @@ func TestUnmount(t *testing.T) {
 		if err := errors.Join(os.Mkdir(target, 0o700), os.WriteFile(hidden, nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.Mount(target, small, empty); err != nil {
+		if err := m.Mount(target, small, empty); err != nil {
 			t.Fatal(err)
 		}
 		if err := m.Unmount(target); err != nil {
@@ -324,7 +325,7 @@ func TestUnmount(t *testing.T) {
 		if _, _, err := m.Open(target); !errors.Is(err, mount.ErrOccupied) {
 			t.Errorf("open: %v, want ErrOccupied", err)
 		}
-		if _, err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
+		if err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
 			t.Errorf("mount: %v, want ErrOccupied", err)
 		}
 	})
@@ -349,7 +350,7 @@ func TestHostileTargets(t *testing.T) {
 		root + "/link", root + "/link/dir", root + "/link/new", root + "/inner", root + "/inner/new", root + "/file", root + "/file/x", root + "/missing/x",
 	} {
 		t.Run(strings.TrimPrefix(target, root), func(t *testing.T) {
-			if _, err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrBadTarget) {
+			if err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrBadTarget) {
 				t.Errorf("mount: %v, want ErrBadTarget", err)
 			}
 			if _, _, err := m.Open(target); err == nil {
@@ -380,7 +381,7 @@ func BenchmarkMountUnmount(b *testing.B) {
 	m, root := newMounter(b)
 	target := filepath.Join(root, "v")
 	for b.Loop() {
-		if _, err := m.Mount(target, small, empty); err != nil {
+		if err := m.Mount(target, small, empty); err != nil {
 			b.Fatal(err)
 		}
 		if err := m.Unmount(target); err != nil {
@@ -392,7 +393,7 @@ func BenchmarkMountUnmount(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	m, root := newMounter(b)
 	target := filepath.Join(root, "v")
-	if _, err := m.Mount(target, small, empty); err != nil {
+	if err := m.Mount(target, small, empty); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
