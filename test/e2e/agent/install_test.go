@@ -1,0 +1,117 @@
+package agent_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const keywellNamespace = "keywell-system"
+
+// values are Helm values, as JSON will have them.
+type values map[string]any
+
+// defaults are the chart's, with the image that was built here.
+func defaults() values {
+	return values{"image": values{"repository": agentRepository, "tag": agentTag, "pullPolicy": "Never"}}
+}
+
+// with returns the values with one more.
+func (v values) with(name string, value any) values {
+	more := maps.Clone(v)
+	more[name] = value
+	return more
+}
+
+var installed string // the values that Keywell is installed with, as JSON; "" if it is not
+
+// install makes sure that Keywell is installed with these values, and waits until every agent is ready.
+func install(t *testing.T, v values) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a cluster needs root")
+	}
+	want, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if installed == string(want) {
+		return
+	}
+	file := filepath.Join(t.TempDir(), "values.json")
+	if err := os.WriteFile(file, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	helm(t, "upgrade", "--install", "keywell", "../../../charts/keywell", "--namespace", keywellNamespace, "--create-namespace", "-f", file)
+	waitRollout(t)
+	eventually(t, 10*time.Second, registered(t))
+	if installed == "" {
+		measured(t, "helm install to agent ready and driver registered", "%s", seconds(time.Since(began)))
+	}
+	installed = string(want)
+}
+
+func uninstall(t *testing.T) {
+	t.Helper()
+	helm(t, "uninstall", "keywell", "--namespace", keywellNamespace, "--wait", "--timeout", "90s")
+	installed = ""
+}
+
+func helm(t *testing.T, args ...string) {
+	t.Helper()
+	if err := output(node.Command(t.Context(), "helm", args...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func waitRollout(t *testing.T) {
+	t.Helper()
+	if _, err := node.Kubectl(t.Context(), "rollout", "status", "daemonset/keywell", "--namespace", keywellNamespace, "--timeout", "90s"); err != nil {
+		t.Fatalf("%v\n%s", err, agentState(t))
+	}
+}
+
+// agentState is what one wants to know of an agent that does not start.
+func agentState(t *testing.T) string {
+	pods, _ := node.Kubectl(t.Context(), "describe", "pods", "--namespace", keywellNamespace)
+	logs, _ := node.Kubectl(t.Context(), "logs", "daemonset/keywell", "--namespace", keywellNamespace, "--tail", "30")
+	return pods + "\n" + logs
+}
+
+type csiNode struct {
+	Spec struct{ Drivers []struct{ Name string } }
+}
+
+// registered is nil once the kubelet has published that the node has the driver.
+func registered(t *testing.T) func() error {
+	return func() error {
+		var names []string
+		for _, d := range get[csiNode](t, "/apis/storage.k8s.io/v1/csinodes/node").Spec.Drivers {
+			names = append(names, d.Name)
+		}
+		if !slices.Contains(names, "csi.keywell.dev") {
+			return fmt.Errorf("the CSINode lists %q", names)
+		}
+		return nil
+	}
+}
+
+// TestInstall installs the chart with its defaults and runs its own test.
+func TestInstall(t *testing.T) {
+	install(t, defaults())
+	t.Run("helm test", func(t *testing.T) { helm(t, "test", "keywell", "--namespace", keywellNamespace, "--timeout", "60s") })
+	t.Run("no right to read Secrets", func(t *testing.T) {
+		out, err := node.Kubectl(t.Context(), "auth", "can-i", "get", "secrets", "--all-namespaces",
+			"--as", "system:serviceaccount:"+keywellNamespace+":keywell")
+		if err == nil || strings.TrimSpace(out) != "no" {
+			t.Errorf("may the agent read Secrets? %q, %v", out, err)
+		}
+	})
+}
