@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,7 @@ const (
 	refusedFor  = 5 * time.Second // how long a refusal by the API server is remembered
 	maxAccepted = 4096            // tokens remembered as accepted
 	maxRefused  = 1024            // tokens remembered as refused
+	maxReviews  = 4               // under way for tokens that say to be of one pod
 )
 
 // What a review says about the pod that a token is bound to. Source: Kubernetes, pkg/serviceaccount/util.go.
@@ -72,6 +74,11 @@ type TokenReviewer struct {
 
 	accepted *memory[scope.Identity] // without app id
 	refused  *memory[*RefusedError]
+
+	reviews struct { // under way
+		sync.Mutex
+		byPod map[string]int // pod UID → number
+	}
 }
 
 // NewTokenReviewer returns a TokenReviewer. It starts nothing.
@@ -90,6 +97,7 @@ func NewTokenReviewer(opts ReviewerOptions) (*TokenReviewer, error) {
 		accepted: newMemory[scope.Identity](maxAccepted),
 		refused:  newMemory[*RefusedError](maxRefused),
 	}
+	r.reviews.byPod = map[string]int{}
 	if opts.Registerer == nil {
 		return r, nil
 	}
@@ -112,6 +120,10 @@ func (r *TokenReviewer) Attest(ctx context.Context, token secret.Value) (scope.I
 		return r.answer("", scope.Identity{}, err)
 	}
 	review := r.flights.DoChan(string(hash[:]), func() (any, error) {
+		if !r.enter(c.podUID) {
+			return scope.Identity{}, providers.Errorf(providers.Unavailable, "%d other tokens of the pod are being reviewed", maxReviews)
+		}
+		defer r.leave(c.podUID)
 		return r.review(context.WithoutCancel(ctx), token, hash, c.expires)
 	})
 	select {
@@ -175,6 +187,26 @@ func (r *TokenReviewer) plausible(token secret.Value, now time.Time) (claims, er
 		return c, refused("it is bound to a pod that is gone or not on this node")
 	}
 	return c, nil
+}
+
+// enter tells whether another review may be made for a pod. A pod that sends forged tokens, which have to name a pod of
+// this node, keeps itself waiting and nobody else.
+func (r *TokenReviewer) enter(podUID string) bool {
+	r.reviews.Lock()
+	defer r.reviews.Unlock()
+	if r.reviews.byPod[podUID] == maxReviews {
+		return false
+	}
+	r.reviews.byPod[podUID]++
+	return true
+}
+
+func (r *TokenReviewer) leave(podUID string) {
+	r.reviews.Lock()
+	defer r.reviews.Unlock()
+	if r.reviews.byPod[podUID]--; r.reviews.byPod[podUID] == 0 {
+		delete(r.reviews.byPod, podUID)
+	}
 }
 
 // review asks the API server and remembers the answer.

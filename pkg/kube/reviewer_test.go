@@ -143,6 +143,7 @@ func TestRefusals(t *testing.T) {
 		"expired":              {func() string { return jwt("uid-of-a", time.Now()) }, review("a"), "it expired", 0},
 		"forged":               {nil, authenticationv1.TokenReviewStatus{}, "does not accept it", 1},
 		"other audience":       {nil, good(func(s *authenticationv1.TokenReviewStatus) { s.Audiences = []string{"vault"} }), "does not accept it", 1},
+		"no audiences":         {nil, good(func(s *authenticationv1.TokenReviewStatus) { s.Audiences = nil }), `not "keywell"`, 1},
 		"a user":               {nil, good(func(s *authenticationv1.TokenReviewStatus) { s.User.Username = "admin" }), "no service account", 1},
 		"review without a pod": {nil, extra("pod-uid"), "not bound to a pod", 1},
 		"two pods":             {nil, extra("pod-uid", "uid-of-a", "uid-of-b"), "not bound to a pod", 1},
@@ -241,6 +242,28 @@ func TestFloodIsBounded(t *testing.T) {
 			}
 		}
 		f.accepts(token, "a", 1+flood)
+	})
+}
+
+// TestForgersWaitForThemselves sends tokens that name one pod while reviews hang, and then a token of another.
+func TestForgersWaitForThemselves(t *testing.T) {
+	run(t, func(f *fixture) {
+		f.start(f.pods.Run)
+		f.putPod("forger")
+		token := f.token("a")
+		f.server.Fail(func(kubetest.Request) *kubetest.Fault { return &kubetest.Fault{Hang: true} })
+		for i := range 10 {
+			forged := secret.FromString(jwt("uid-of-forger", time.Now().Add(time.Duration(i+1)*time.Hour)))
+			go func() { _, _ = f.reviewer.Attest(f.Context(), forged) }()
+		}
+		synctest.Wait()
+		f.reviewed(4)
+		f.server.Fail(func(kubetest.Request) *kubetest.Fault { return nil })
+		f.accepts(token, "a", 5)
+		f.isUnavailable(jwt("uid-of-forger", time.Now().Add(time.Minute)))
+		time.Sleep(10 * time.Second) // the reviews that hang end
+		synctest.Wait()
+		f.refuses(jwt("uid-of-forger", time.Now().Add(time.Minute)), "does not accept it", 6)
 	})
 }
 

@@ -76,7 +76,7 @@ func (s *store) follow(ctx context.Context, t target, report func(string)) {
 			pause = firstPause
 		}
 		switch {
-		case err == nil && worked:
+		case ctx.Err() != nil || err == nil && worked:
 			continue
 		case errors.Is(err, errBadToken):
 			s.interest.forget(t.owner, token)
