@@ -4,7 +4,8 @@
 //
 // The same agent gives the same bytes on every machine. For this the certificates come from a Go module, whose content
 // go.sum pins, instead of from the machine that builds. They are Mozilla's; one that Mozilla trusts under a condition
-// only is left out, because a file can't say the condition.
+// only is left out, because a file can't say the condition. With -certificates the program writes only them, for
+// images that are built in other ways.
 //
 // The image's user is root: the agent mounts file systems, and its sockets and state belong to root on the node. What
 // it may do beyond that is for the DaemonSet to say.

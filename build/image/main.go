@@ -20,15 +20,24 @@ func main() {
 	name := flag.String("name", "", "`name` of the image, with its tag")
 	version := flag.String("version", "", "`version` of the agent, for the image's labels")
 	output := flag.String("o", "", "`archive` to write")
+	certificates := flag.String("certificates", "", "write the root certificates to this `file`, and nothing else")
 	flag.Parse()
+	if *certificates != "" {
+		exit(os.WriteFile(*certificates, roots(), 0o644))
+	}
 	if *agent == "" || *name == "" || *version == "" || *output == "" || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(*agent, *name, *version, *output); err != nil {
+	exit(run(*agent, *name, *version, *output))
+}
+
+func exit(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
 func run(agent, name, version, output string) error {

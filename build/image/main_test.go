@@ -118,6 +118,20 @@ func TestImage(t *testing.T) {
 		checkRoots(t, files["etc/ssl/certs/ca-certificates.crt"])
 	})
 
+	t.Run("has the certificates that are written alone too", func(t *testing.T) {
+		output := filepath.Join(t.TempDir(), "certificates")
+		if out, err := exec.Command(b.image, "-certificates", output).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		alone, err := os.ReadFile(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(alone, layer(t, archive)["etc/ssl/certs/ca-certificates.crt"]) {
+			t.Error("they differ")
+		}
+	})
+
 	t.Run("is the same for the same agent", func(t *testing.T) {
 		// Another file of the same content, with another name, mode and time.
 		data, err := os.ReadFile(b.agent)
