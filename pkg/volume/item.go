@@ -64,9 +64,9 @@ type Encoding string
 // EncodingBase64 is standard base64 (RFC 4648, section 4), with padding or without, in any number of lines.
 const EncodingBase64 Encoding = "base64"
 
-func (it Item) String() string {
-	return fmt.Sprintf("secret %q of store %q", it.Ref.Name, it.Ref.Store)
-}
+func (it Item) secret() secretName { return secretName{store: it.Ref.Store, name: it.Ref.Name} }
+
+func (it Item) String() string { return it.secret().String() }
 
 // isFile tells whether f, the only field that the item selects, is the file Item.Path rather than one below it.
 func (it Item) isFile(f Field) bool { return f.Name == it.Ref.Name && f.Path == "" && it.Path != "." }
@@ -123,7 +123,7 @@ func (it Item) check(paths *pathSet) (problems []string) {
 		return problems
 	}
 	for _, p := range it.declaredPaths() {
-		if err := paths.add(p, it.String()); err != nil {
+		if err := paths.add(p, it.secret()); err != nil {
 			problems = append(problems, err.Error()+"; set path of one of them")
 		}
 	}

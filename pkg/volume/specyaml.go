@@ -20,7 +20,7 @@ func (p *parser) items(text string, defaults Item) []Item {
 	if text := strings.TrimSpace(text); isYAML(text) {
 		return p.yamlItems(text, defaults)
 	}
-	var items []Item
+	items := make([]Item, 0, min(strings.Count(text, ",")+1, maxItems))
 	for name := range strings.SplitSeq(text, ",") {
 		if name = strings.TrimSpace(name); name == "" {
 			continue
