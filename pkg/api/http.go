@@ -100,7 +100,7 @@ func (h *httpSkin) serveCaller(w http.ResponseWriter, r *http.Request, rt route,
 }
 
 func (h *httpSkin) getSecret(w http.ResponseWriter, r *http.Request, rt route, id scope.Identity) (string, error) {
-	if err := h.checkBody(w, r, &runtimev1pb.GetSecretRequest{}); err != nil {
+	if err := h.checkBody(w, r, func() proto.Message { return &runtimev1pb.GetSecretRequest{} }); err != nil {
 		return "", err
 	}
 	answer, err := h.get(r.Context(), id, queryOf(r, rt))
@@ -119,7 +119,7 @@ func (h *httpSkin) getSecret(w http.ResponseWriter, r *http.Request, rt route, i
 }
 
 func (h *httpSkin) getBulk(w http.ResponseWriter, r *http.Request, rt route, id scope.Identity) (string, error) {
-	if err := h.checkBody(w, r, &runtimev1pb.GetBulkSecretRequest{}); err != nil {
+	if err := h.checkBody(w, r, func() proto.Message { return &runtimev1pb.GetBulkSecretRequest{} }); err != nil {
 		return "", err
 	}
 	answer, err := h.bulk(r.Context(), id, queryOf(r, rt), jsonFormat)
@@ -134,7 +134,7 @@ func (h *httpSkin) getBulk(w http.ResponseWriter, r *http.Request, rt route, id 
 }
 
 func (h *httpSkin) getMetadata(w http.ResponseWriter, r *http.Request, id scope.Identity) error {
-	if err := h.checkBody(w, r, &runtimev1pb.GetMetadataRequest{}); err != nil {
+	if err := h.checkBody(w, r, func() proto.Message { return &runtimev1pb.GetMetadataRequest{} }); err != nil {
 		return err
 	}
 	body, err := json.Marshal(h.describe(id))
@@ -184,13 +184,13 @@ func queryOf(r *http.Request, rt route) query {
 
 // checkBody reads the body, which Dapr takes for the JSON form of the gRPC request although the URL says everything:
 // it must only be well formed.
-func (h *httpSkin) checkBody(w http.ResponseWriter, r *http.Request, message proto.Message) error {
+func (h *httpSkin) checkBody(w http.ResponseWriter, r *http.Request, message func() proto.Message) error {
 	body, err := h.readBody(w, r)
 	if err != nil || len(body) == 0 {
 		return err
 	}
 	options := protojson.UnmarshalOptions{DiscardUnknown: true, AllowPartial: true}
-	if err := options.Unmarshal(body, message); err != nil {
+	if err := options.Unmarshal(body, message()); err != nil {
 		return newFault(malformed, reasonBadRequest, err)
 	}
 	return nil
