@@ -112,7 +112,7 @@ func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Pr
 	components := m.Components
 	if a.cluster != nil && !a.flags.kubernetes.noBuiltinStore {
 		problems = append(problems, shadowed(components)...)
-		components = withBuiltin(components)
+		components = a.flags.kubernetes.withBuiltin(components)
 	}
 	logProblems(a.log, problems)
 	policy, err := scope.NewPolicy(a.rules(m, components))

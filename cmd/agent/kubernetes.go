@@ -19,6 +19,7 @@ import (
 	"github.com/keywell/keywell/pkg/kube"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/secret"
 )
 
 // kubernetesFlags are the flags of agent run that only matter on a node of Kubernetes.
@@ -142,17 +143,21 @@ func reason(err error) kube.Reason {
 	}
 }
 
-// builtinStore is the store that every cluster has: Secrets, read with the pod's own token.
-var builtinStore = component.Component{
-	Name: "kubernetes", Type: "secretstores.kubernetes", Version: "v1", InitTimeout: 5 * time.Second,
-	Position: component.Position{File: "built in"},
-}
+// builtinName is the name of the store that every cluster has: Secrets, read with the pod's own token.
+const builtinName = "kubernetes"
 
 // withBuiltin adds the built-in store. As in Dapr, it wins over a manifest of its name.
-func withBuiltin(components []component.Component) []component.Component {
-	all := []component.Component{builtinStore}
+func (k *kubernetesFlags) withBuiltin(components []component.Component) []component.Component {
+	builtIn := component.Component{
+		Name: builtinName, Type: "secretstores.kubernetes", Version: "v1", InitTimeout: 5 * time.Second,
+		Position: component.Position{File: "built in"},
+	}
+	if k.kubeconfig != "" {
+		builtIn.Metadata = []component.Item{{Name: "kubeconfigPath", Value: secret.FromString(k.kubeconfig), HasValue: true, Position: builtIn.Position}}
+	}
+	all := []component.Component{builtIn}
 	for _, c := range components {
-		if c.Name != builtinStore.Name {
+		if c.Name != builtinName {
 			all = append(all, c)
 		}
 	}
@@ -161,13 +166,13 @@ func withBuiltin(components []component.Component) []component.Component {
 
 // shadowed returns the problem of a manifest that the built-in store takes the place of, if there is one.
 func shadowed(components []component.Component) []component.Problem {
-	i := slices.IndexFunc(components, func(c component.Component) bool { return c.Name == builtinStore.Name })
+	i := slices.IndexFunc(components, func(c component.Component) bool { return c.Name == builtinName })
 	if i < 0 {
 		return nil
 	}
 	return []component.Problem{{
 		Position: components[i].Position, Severity: component.Error, Field: "metadata.name",
-		Message: fmt.Sprintf("%q is the name of the built-in store", builtinStore.Name),
+		Message: fmt.Sprintf("%q is the name of the built-in store", builtinName),
 		Remedy:  "choose another name, or turn the built-in store off with --disable-builtin-kubernetes-secret-store",
 	}}
 }
