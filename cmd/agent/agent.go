@@ -115,7 +115,7 @@ func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Pr
 		components = a.flags.kubernetes.withBuiltin(components)
 	}
 	logProblems(a.log, problems)
-	policy, err := scope.NewPolicy(a.rules(m, components))
+	policy, err := scope.NewPolicy(rules(m, components, a.cluster != nil))
 	if err != nil {
 		a.log.Error("policy kept: the new one can't be used", "err", err)
 		return
@@ -125,22 +125,6 @@ func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Pr
 	if a.volumes != nil {
 		a.scheduler.Nudge(a.volumes.IDs()...)
 	}
-}
-
-// rules returns the inputs of the policy. On a node of Kubernetes every store is closed, except that one whose driver
-// reads with the pod's own token leaves the decision to the pod's rights.
-func (a *agent) rules(m *component.Manifests, components []component.Component) scope.Rules {
-	wanted := *m
-	wanted.Components = components
-	rules := wanted.Rules(a.cluster != nil)
-	perIdentity := map[string]bool{} // driver type
-	for _, d := range builtin.Drivers() {
-		perIdentity[d.Type] = d.PerIdentity
-	}
-	for i, c := range components {
-		rules.Stores[i].PodAuthorized = perIdentity[c.Type]
-	}
-	return rules
 }
 
 // secretChanged passes on that a store has other content for a secret, or for any if name is empty.

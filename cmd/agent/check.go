@@ -86,7 +86,11 @@ func explain(_ context.Context, args []string, out, errOut io.Writer) error {
 			fmt.Fprintln(errOut, p.String())
 		}
 	}
-	policy, err := scope.NewPolicy(manifests.Rules(closed))
+	components := manifests.Components
+	if closed {
+		components = new(kubernetesFlags).withBuiltin(components)
+	}
+	policy, err := scope.NewPolicy(rules(manifests, components, closed))
 	if err != nil {
 		return err
 	}
@@ -100,6 +104,22 @@ func explain(_ context.Context, args []string, out, errOut io.Writer) error {
 		return errFailed
 	}
 	return nil
+}
+
+// rules returns the inputs of the policy for manifests whose components are replaced. Where stores are closed, one whose
+// driver reads with the pod's own token leaves the decision to the pod's rights.
+func rules(m *component.Manifests, components []component.Component, closed bool) scope.Rules {
+	wanted := *m
+	wanted.Components = components
+	rules := wanted.Rules(closed)
+	perIdentity := map[string]bool{} // driver type
+	for _, d := range builtin.Drivers() {
+		perIdentity[d.Type] = d.PerIdentity
+	}
+	for i, c := range components {
+		rules.Stores[i].PodAuthorized = perIdentity[c.Type]
+	}
+	return rules
 }
 
 // checkSources refuses a path that was named on the command line and does not exist: a typing error would otherwise
