@@ -59,14 +59,14 @@ func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 	}
 	variable := s.prefix + q.Name
 	if withheld(variable) {
-		return providers.Payload{}, providers.Errorf(providers.Denied, "environment variable %q is withheld", variable)
+		return providers.Payload{}, providers.Errorf(providers.Denied, "the environment variable of secret %q is withheld", q.Name)
 	}
 	for _, entry := range s.environ() {
 		if name, value, ok := cut(entry); ok && name == variable && q.Name != "" {
 			return providers.Payload{Fields: map[string]secret.Value{q.Name: secret.FromString(value)}}, nil
 		}
 	}
-	return providers.Payload{}, providers.Errorf(providers.NotFound, "environment variable %q is not set", variable)
+	return providers.Payload{}, providers.Errorf(providers.NotFound, "the environment variable of secret %q is not set", q.Name)
 }
 
 // List returns the variables that start with the prefix, without it.
