@@ -17,7 +17,7 @@ build: ## the agent, one static binary
 quickstart: build ## the main job on this machine: a store, a mounted volume, the API, a rotation
 	./examples/quickstart/run.sh $(BIN)
 
-test: lint unit conformance sdk ## every test
+test: lint unit conformance sdk chart-test ## every test
 
 unit: compiler ## the product's own tests, race detector on; what needs root skips without it and says so
 	@[ "$$(id -u)" = 0 ] || echo 'Not root: the tests that mount skip. As root they run: sudo make unit.'

@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write deploy/daemonset and the golden f
 
 const deployDir = "../../deploy/daemonset"
 
-const deployHeader = "# Written by make manifests, from charts/keywell with its default values, for kube-system. Don't edit.\n"
+const deployHeader = "# Written by make manifests, from charts/keywell with its default values, for kube-system. Don't edit.\n---\n"
 
 // TestDeploy compares the plain manifests with the chart.
 func TestDeploy(t *testing.T) {
