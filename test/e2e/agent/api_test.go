@@ -57,8 +57,9 @@ func TestAPI(t *testing.T) {
 		}
 	})
 	t.Run("Dapr Go SDK", func(t *testing.T) {
-		if diff := cmp.Diff(`{"password":"from a file"}`+"\n", call(app, "sdk", vault, "db")); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
+		// The SDK itself prints before.
+		if got := call(app, "sdk", vault, "db"); !strings.HasSuffix(got, "\n"+`{"password":"from a file"}`+"\n") {
+			t.Errorf("got %s", got)
 		}
 	})
 	t.Run("what the policy does not allow", func(t *testing.T) {

@@ -57,28 +57,33 @@ func TestFiles(t *testing.T) {
 	})
 }
 
-// TestStartTime compares pods with a Keywell volume with pods without volumes.
+// TestStartTime compares pods with a Keywell volume with pods that have none, and with the kubelet's own Secret volume.
 func TestStartTime(t *testing.T) {
 	install(t, defaults())
 	ns := newNamespace(t, "start-time")
 	apply(t, reader(ns, "app")+mayRead(ns, "app", "db")+secretOf(ns, "db", map[string]string{"user": "shop"}))
+	kinds := []struct {
+		name string
+		pod  pod
+	}{
+		{"no volume", pod{}},
+		{"Secret volume of the kubelet", pod{source: "secret: {secretName: db}"}},
+		{"Keywell volume", pod{attributes: map[string]string{"store": "kubernetes", "secrets": "db"}}},
+	}
 	const rounds = 5
-	took := map[bool][]time.Duration{}
-	for i := range 2 * rounds {
-		p := pod{namespace: ns, name: fmt.Sprintf("pod-%d", i), serviceAccount: "app"}
-		with := i%2 == 1
-		if with {
-			p.attributes = map[string]string{"store": "kubernetes", "secrets": "db"}
-		}
+	took := make([][]time.Duration, len(kinds))
+	for i := range rounds * len(kinds) {
+		kind := i % len(kinds)
+		p := kinds[kind].pod
+		p.namespace, p.name, p.serviceAccount = ns, fmt.Sprintf("pod-%d", i), "app"
 		apply(t, p.manifest())
-		took[with] = append(took[with], p.waitReady(t))
+		took[kind] = append(took[kind], p.waitReady(t))
 		p.delete(t)
 	}
-	for _, with := range []bool{false, true} {
-		slices.Sort(took[with])
+	for i, kind := range kinds {
+		slices.Sort(took[i])
+		measured(t, "pod start, "+kind.name+" (median and worst of 5)", "%s, %s", seconds(took[i][rounds/2]), seconds(took[i][rounds-1]))
 	}
-	measured(t, "pod start, no volume (median and worst of 5)", "%s, %s", seconds(took[false][rounds/2]), seconds(took[false][rounds-1]))
-	measured(t, "pod start, Keywell volume (median and worst of 5)", "%s, %s", seconds(took[true][rounds/2]), seconds(took[true][rounds-1]))
 	m := agentMetrics(t)
 	if n := sum(m, "keywell_volume_publish_seconds_count"); n > 0 {
 		measured(t, "NodePublishVolume, mean", "%.1f ms", 1000*sum(m, "keywell_volume_publish_seconds_sum")/n)

@@ -85,33 +85,31 @@ func toJSON(v any) string {
 	return string(data)
 }
 
-// pod is a pod that waits. It has a Keywell volume at /secrets if it has attributes.
+// pod is a pod that waits. It has a volume at /secrets if it has attributes or a source for one.
 type pod struct {
 	namespace, name, serviceAccount string
-	attributes                      map[string]string
-	security                        string // its securityContext; "" is none
+	attributes                      map[string]string // of a Keywell volume
+	source                          string            // of another volume
+	security                        string            // its securityContext; "" is none
+}
+
+// spec is the pod's specification, as a flow of YAML.
+func (p pod) spec() string {
+	source, volume, mount := p.source, "", ""
+	if p.attributes != nil {
+		source = "csi: {driver: csi.keywell.dev, readOnly: true, volumeAttributes: " + toJSON(p.attributes) + "}"
+	}
+	if source != "" {
+		volume, mount = "{name: secrets, "+source+"}", "{name: secrets, mountPath: /secrets, readOnly: true}"
+	}
+	return fmt.Sprintf(`{serviceAccountName: %s, automountServiceAccountToken: false, enableServiceLinks: false, dnsPolicy: Default,
+    terminationGracePeriodSeconds: 0, securityContext: {%s}, volumes: [%s],
+    containers: [{name: main, image: "%s", imagePullPolicy: Never, command: [sleep, "3600"], volumeMounts: [%s]}]}`,
+		p.serviceAccount, p.security, volume, cluster.BusyboxImage, mount)
 }
 
 func (p pod) manifest() string {
-	volume, mount := "", ""
-	if p.attributes != nil {
-		mount = "{name: secrets, mountPath: /secrets, readOnly: true}"
-		volume = "{name: secrets, csi: {driver: csi.keywell.dev, readOnly: true, volumeAttributes: " + toJSON(p.attributes) + "}}"
-	}
-	return fmt.Sprintf(`---
-apiVersion: v1
-kind: Pod
-metadata: {name: %s, namespace: %s, labels: {app: keywell-e2e}}
-spec:
-  serviceAccountName: %s
-  automountServiceAccountToken: false
-  enableServiceLinks: false
-  terminationGracePeriodSeconds: 0
-  securityContext: {%s}
-  containers:
-  - {name: main, image: %s, imagePullPolicy: Never, command: [sleep, "3600"], volumeMounts: [%s]}
-  volumes: [%s]
-`, p.name, p.namespace, p.serviceAccount, p.security, cluster.BusyboxImage, mount, volume)
+	return fmt.Sprintf("---\napiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s}\nspec: %s\n", p.name, p.namespace, p.spec())
 }
 
 // start makes the pod and waits until it is ready.

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -64,7 +65,7 @@ func callHTTP(ctx context.Context, path, token string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d %s\n", response.StatusCode, body)
+	fmt.Printf("%d %s\n", response.StatusCode, bytes.TrimSpace(body))
 	return nil
 }
 
