@@ -18,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	yamlstream "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 )
@@ -76,16 +75,15 @@ func mustRender(t *testing.T, values, kubeVersion string) map[string]string {
 // objects are the rendered objects, hooks apart, in Kubernetes' own types. A field that these don't know is an error, so
 // that a slip of the pen in a template is found.
 type objects struct {
-	daemonSet  appsv1.DaemonSet
-	driver     storagev1.CSIDriver
-	config     corev1.ConfigMap
-	account    corev1.ServiceAccount
-	role       rbacv1.ClusterRole
-	binding    rbacv1.ClusterRoleBinding
-	service    corev1.Service
-	definition apiextensionsv1.CustomResourceDefinition
-	monitor    map[string]any
-	kinds      []string // sorted
+	daemonSet appsv1.DaemonSet
+	driver    storagev1.CSIDriver
+	config    corev1.ConfigMap
+	account   corev1.ServiceAccount
+	role      rbacv1.ClusterRole
+	binding   rbacv1.ClusterRoleBinding
+	service   corev1.Service
+	monitor   map[string]any
+	kinds     []string // sorted
 }
 
 func decode(t *testing.T, manifests map[string]string) objects {
@@ -94,7 +92,6 @@ func decode(t *testing.T, manifests map[string]string) objects {
 	targets := map[string]any{
 		"DaemonSet": &o.daemonSet, "CSIDriver": &o.driver, "ConfigMap": &o.config, "ServiceAccount": &o.account,
 		"ClusterRole": &o.role, "ClusterRoleBinding": &o.binding, "Service": &o.service, "ServiceMonitor": &o.monitor,
-		"CustomResourceDefinition": &o.definition,
 	}
 	for _, name := range slices.Sorted(maps.Keys(manifests)) {
 		if name == "NOTES.txt" || strings.HasPrefix(name, "tests/") {

@@ -22,7 +22,6 @@ var valueSets = map[string]string{
 	"service monitor":   "metrics: {serviceMonitor: {enabled: true}}",
 	"no metrics":        "metrics: {enabled: false}",
 	"other directories": "{kubeletRoot: /data/kubelet, stateDir: /run/other}",
-	"no CRD":            "crds: {install: false}",
 }
 
 // TestRights holds what docs/install.md explains, under every set of values.
@@ -88,8 +87,6 @@ func checkRole(t *testing.T, o objects) {
 	want := []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}},
-		{APIGroups: []string{"dapr.io"}, Resources: []string{"components", "configurations"}, Verbs: read},
-		{APIGroups: []string{"keywell.dev"}, Resources: []string{"accesspolicies"}, Verbs: read},
 	}
 	if slices.ContainsFunc(o.agent().Args, func(a string) bool { return strings.HasPrefix(a, "--token-audience") }) {
 		want = append(want, rbacv1.PolicyRule{

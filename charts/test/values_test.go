@@ -60,9 +60,8 @@ func TestCSIDriver(t *testing.T) {
 func TestKinds(t *testing.T) {
 	always := []string{"CSIDriver", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet", "ServiceAccount"}
 	for name, more := range map[string][]string{
-		"defaults":        {"CustomResourceDefinition"},
-		"no CRD":          {},
-		"service monitor": {"CustomResourceDefinition", "Service", "ServiceMonitor"},
+		"defaults":        {},
+		"service monitor": {"Service", "ServiceMonitor"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := slices.Sorted(slices.Values(slices.Concat(always, more)))
