@@ -80,12 +80,12 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err := checkSources(&r.manifestFlags); err != nil {
 		return err
 	}
-	if r.csiSocket != "" && os.Geteuid() != 0 {
-		return errors.New("mounting volumes needs root: run the agent as root, or serve the API alone with --csi-socket=''")
-	}
 	logger, err := r.logger(errOut)
 	if err != nil {
 		return err
+	}
+	if r.csiSocket != "" && os.Geteuid() != 0 {
+		return errors.New("mounting volumes needs root: run the agent as root, or serve the API alone with --csi-socket=''")
 	}
 	audit, closeAudit, err := r.auditLogger(out)
 	if err != nil {

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -50,6 +51,13 @@ func TestAPI(t *testing.T) {
 		return kubectl(t, "exec", "--namespace", p.namespace, p.name, "-c", "shell", "--", "cat", "/token/"+name)
 	}
 	const path = "/v1.0/secrets/vault/db"
+
+	eventually(t, patience, func() error { // an upgrade is in force once the kubelet has brought it to the node
+		if got := call(app, "http", path); !strings.HasPrefix(got, "200 ") {
+			return errors.New(got)
+		}
+		return nil
+	})
 
 	t.Run("HTTP", func(t *testing.T) {
 		if diff := cmp.Diff(`200 {"password":"from a file"}`+"\n", call(app, "http", path)); diff != "" {

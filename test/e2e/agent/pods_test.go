@@ -27,7 +27,7 @@ func newNamespace(t *testing.T, name string) string {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("events of %s:\n%s", name, cleanupKubectl("get", "events", "--namespace", name))
-			t.Logf("the agent:\n%s", cleanupKubectl("logs", "daemonset/keywell", "--namespace", keywellNamespace, "--tail", "40"))
+			t.Logf("the agent:\n%s", cleanupKubectl("logs", "daemonset/keywell", "--namespace", keywellNamespace, "--tail", "15"))
 		}
 		cleanupKubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 	})

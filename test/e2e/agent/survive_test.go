@@ -144,6 +144,10 @@ func TestKubeletRestart(t *testing.T) {
 	s := newSurvivor(t, newNamespace(t, "kubelet-restart"))
 	onNode(t, "kill -9 $(pidof kubelet)")
 	s.wantIntact(t, "before")
+	eventually(t, patience, func() error {
+		_, err := node.Kubectl(t.Context(), "exec", "--namespace", s.namespace, s.name, "--", "true")
+		return err
+	})
 	s.wantAlive(t, "restarted")
 }
 
@@ -196,7 +200,7 @@ func TestNamespaceDeleted(t *testing.T) {
 	measured(t, "namespace with two pods deleted", "%s", seconds(time.Since(began)))
 	eventually(t, patience, func() error {
 		for _, uid := range uids {
-			if left := onNode(t, "grep "+uid+" /proc/1/mountinfo; ls -d /var/lib/kubelet/pods/"+uid+"; grep -rl "+uid+" /run/keywell; true"); left != "" {
+			if left := onNode(t, "grep "+uid+" /proc/1/mountinfo; ls -d /var/lib/kubelet/pods/"+uid+" 2>/dev/null; grep -rl "+uid+" /run/keywell; true"); left != "" {
 				return fmt.Errorf("left of the pod: %s", left)
 			}
 		}
