@@ -207,3 +207,43 @@ func TestNamespaceDeleted(t *testing.T) {
 		return nil
 	})
 }
+
+// reset leaves of a node what a reboot does: no process but the first, nothing mounted below the kubelet's pods
+// and nothing in /run. What starts again while this runs is ended by the second round.
+const reset = `
+for round in 1 2; do
+	kill -9 -1
+	for m in $(awk '$5 ~ "^/var/lib/kubelet/pods/|^/run/." {print $5}' /proc/1/mountinfo | sort -r); do umount -l "$m"; done
+	rm -rf /run/*
+done
+ip link show type veth | sed -n 's/^[0-9]*: \(veth[^@:]*\).*/\1/p' | while read -r link; do ip link delete "$link"; done
+`
+
+// TestReboot resets the node under a running pod.
+func TestReboot(t *testing.T) {
+	install(t, defaults())
+	ns := newNamespace(t, "reboot")
+	s := newSurvivor(t, ns)
+	onNode(t, reset)
+	if _, err := os.Stat(s.file); err == nil {
+		t.Fatal("the volume outlived the reset")
+	}
+	began := time.Now()
+	eventually(t, patience, func() error {
+		_, err := kubeAPI.do(t.Context(), http.MethodGet, "/readyz", "")
+		return err
+	})
+	eventually(t, patience, func() error {
+		got := get[podObject](t, s.path())
+		if len(got.Status.ContainerStatuses) != 1 || got.Status.ContainerStatuses[0].RestartCount == 0 || !got.ready() {
+			return fmt.Errorf("the pod is not back: %+v", got.Status)
+		}
+		return nil
+	})
+	measured(t, "node reset: until its pod runs again", "%s", seconds(time.Since(began)))
+	waitRollout(t)
+	s.wantFile(t, "db/password", "before")
+	setField(t, ns, "db", "password", "after")
+	waitFile(t, patience, s.file, "after")
+	s.delete(t)
+}
