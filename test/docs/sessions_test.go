@@ -132,11 +132,11 @@ func (s *session) step(at, step string) {
 	}
 }
 
-// eventually tries cond for some seconds and reports whether it became true.
+// eventually tries cond for a quarter of a minute, for busy machines, and reports whether it became true.
 func eventually(cond func() bool) bool {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for range 40 {
+	for range 150 {
 		if cond() {
 			return true
 		}
