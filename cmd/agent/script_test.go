@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs testdata/script/*.txtar. Besides testscript's commands they have
 //
-//	until COMMAND…         repeat a command until it succeeds, at most 10 s
+//	until COMMAND…         repeat a command until it succeeds, at most 20 s
 //	get SOCKET PATH [H: V] print status and body of a GET over a Unix socket
 //
 // Scripts whose condition is [root] mount real tmpfs. $CANARY is the text of every secret whose leak a script looks for.
@@ -72,14 +72,14 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for {
 		err := ts.Exec(args[0], args[1:]...)
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("gave up after 10 s: %v", err)
+			ts.Fatalf("gave up after 20 s: %v", err)
 		}
 		<-tick.C
 	}
