@@ -108,7 +108,7 @@ func (a *agent) write(t *testing.T, name, content string) {
 // wait polls the health route, as the SDKs do.
 func (a *agent) wait(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -122,7 +122,7 @@ func (a *agent) wait(t *testing.T) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatal("the agent did not become ready in 10 s")
+			t.Fatal("the agent did not become ready in 30 s")
 		}
 	}
 }
