@@ -38,8 +38,7 @@ spec:
 
 // TestAPI calls the secrets API from pods, at their node's address.
 func TestAPI(t *testing.T) {
-	apply(t, vaultSecret())
-	install(t, withVault("callers"))
+	installVault(t, "callers")
 	ns, stranger := newNamespace(t, "callers"), newNamespace(t, "strangers")
 	apply(t, reader(ns, "app")+reader(stranger, "app")+clientPod(ns, "app")+clientPod(ns, "leaver")+clientPod(stranger, "app"))
 	app, leaver, other := pod{namespace: ns, name: "app"}, pod{namespace: ns, name: "leaver"}, pod{namespace: stranger, name: "app"}

@@ -29,14 +29,19 @@ func (v values) with(name string, value any) values {
 	return more
 }
 
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a cluster needs root")
+	}
+}
+
 var installed string // the values that Keywell is installed with, as JSON; "" if it is not
 
 // install makes sure that Keywell is installed with these values, and waits until every agent is ready.
 func install(t *testing.T, v values) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("a cluster needs root")
-	}
+	needRoot(t)
 	want, err := json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)

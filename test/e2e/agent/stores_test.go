@@ -10,13 +10,15 @@ import (
 // vault is the name of a store that is a file, which the agent has from a Secret. Its secrets are db and api-key.
 const vault = "vault"
 
-// vaultSecret is where the store's content is.
-func vaultSecret() string {
-	return fmt.Sprintf("---\napiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", keywellNamespace) +
-		secretOf(keywellNamespace, "vault-file", map[string]string{"secrets.json": `{"db": {"password": "from a file"}, "api-key": "k-123"}`})
+// installVault installs Keywell with that store, and lets pods of the namespaces read its secret db.
+func installVault(t *testing.T, namespaces ...string) {
+	t.Helper()
+	needRoot(t)
+	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", keywellNamespace)+
+		secretOf(keywellNamespace, "vault-file", map[string]string{"secrets.json": `{"db": {"password": "from a file"}, "api-key": "k-123"}`}))
+	install(t, withVault(namespaces...))
 }
 
-// withVault are values that have that store, and let pods of the namespaces read it.
 func withVault(namespaces ...string) values {
 	var rules []values
 	for _, ns := range namespaces {
@@ -39,8 +41,7 @@ func withVault(namespaces ...string) values {
 
 // TestPolicy opens a store to one namespace, and to a second by an upgrade.
 func TestPolicy(t *testing.T) {
-	apply(t, vaultSecret())
-	install(t, withVault("allowed"))
+	installVault(t, "allowed")
 	allowed, other := newNamespace(t, "allowed"), newNamespace(t, "other")
 	apply(t, reader(allowed, "app")+reader(other, "app"))
 	attributes := map[string]string{"store": vault, "secrets": "db"}
@@ -59,7 +60,7 @@ func TestPolicy(t *testing.T) {
 	wantWhy(t, failedMount(t, second), vault)
 
 	began := time.Now()
-	install(t, withVault("allowed", "other"))
+	installVault(t, "allowed", "other")
 	second.waitReady(t)
 	measured(t, "pod refused by policy, from helm upgrade to ready", "%s", seconds(time.Since(began)))
 	second.wantFile(t, "db/password", "from a file")
