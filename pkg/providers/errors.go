@@ -30,6 +30,10 @@ func (k Kind) String() string {
 	return kindNames[Unknown]
 }
 
+// ErrNoTokens is the cause of the error of a store that reads with a pod's own tokens and was given none. Its kind is
+// Invalid.
+var ErrNoTokens = errors.New("the store reads with the pod's own token, and this read brings none")
+
 // Error is a failure of a store. A driver sets Kind, Err and, where the store told it, RetryAfter; the resolver adds
 // Store and Name. Err's text reaches callers of the API: it never holds secret bytes, a token or a response body.
 type Error struct {

@@ -118,12 +118,23 @@ func TestTokensAfterRecovery(t *testing.T) {
 	if err := n.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	n.store.fail("a", providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens))
+	outcome, err := n.Rotate(t.Context(), "v")
+	if err != nil || outcome.Changed || n.condition(t, "v").Abnormal {
+		t.Errorf("rotating before the kubelet is back: %v, %v, %v", outcome, err, n.condition(t, "v"))
+	}
+	if wait := time.Until(outcome.Next); wait < 30*time.Second {
+		t.Errorf("that is tried again after %v", wait)
+	}
 	for _, soon := range []bool{true, false} {
 		n.due["v"] = time.Now().Add(time.Hour)
 		n.mustPublish(t, req)
 		if got := time.Until(n.due["v"]) < time.Second; got != soon {
 			t.Errorf("due at %v, want soon %v", n.due["v"], soon)
 		}
+	}
+	if _, err := n.Rotate(t.Context(), "v"); !errors.Is(err, providers.ErrNoTokens) || !n.condition(t, "v").Abnormal {
+		t.Errorf("rotating once it is: %v, %v", err, n.condition(t, "v"))
 	}
 }
 

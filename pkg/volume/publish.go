@@ -42,7 +42,7 @@ func (s *Set) inPlace(want record, tokens providers.TokenSource) bool {
 		return false
 	}
 	waited := v.tokens == nil && tokens != nil
-	v.tokens, v.appID = tokens, want.Identity.AppID
+	v.tokens, v.appID, v.recovered = tokens, want.Identity.AppID, false
 	device, data := v.record.Device, v.data
 	s.mu.Unlock()
 

@@ -14,9 +14,10 @@ import (
 
 // Recover finds the volumes that an earlier process has left in the state directory. A published one is repaired if a
 // swap did not end, and goes on as if nothing had happened, with its next rotation spread over its interval; its tokens
-// are unknown until the next Publish. One that has lost its mount is scheduled for a rotation at once, which mounts it.
-// One whose publish or unpublish did not end is removed. A record that can't be read is set aside and leaves its mount
-// alone, as does every mount without a record. No store is asked.
+// are unknown until the next Publish, and that a rotation can't do without them is no failure before. One that has lost
+// its mount is scheduled for a rotation at once, which mounts it. One whose publish or unpublish did not end is removed. A
+// record that can't be read is set aside and leaves its mount alone, as does every mount without a record. No store is
+// asked.
 //
 // The error joins what could not be recovered or removed; everything else was.
 func (s *Set) Recover(ctx context.Context) error {
@@ -72,7 +73,8 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 	size, err := s.adopt(v, &r, spec)
 
 	s.mu.Lock()
-	v.published, v.record, v.appID, v.spec, v.size, v.maxAge = true, r, r.Identity.AppID, spec, size, youngerThan(spec.RefreshInterval)
+	v.published, v.recovered = true, true
+	v.record, v.appID, v.spec, v.size, v.maxAge = r, r.Identity.AppID, spec, size, youngerThan(spec.RefreshInterval)
 	if err == nil {
 		v.data = v.tree.data
 	}

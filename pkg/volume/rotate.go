@@ -34,6 +34,9 @@ func (s *Set) Rotate(ctx context.Context, id string) (Outcome, error) {
 
 // rotate does what Rotate promises, and what Publish does with a volume that is not in place.
 func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens providers.TokenSource) (Outcome, error) {
+	s.mu.Lock()
+	recovered := v.recovered
+	s.mu.Unlock()
 	content, err := s.read(ctx, reading{
 		spec: v.spec, record: v.record, tokens: tokens, origin: origin, maxAge: v.maxAge,
 	})
@@ -47,6 +50,9 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 			return Outcome{}, ErrUnpublished
 		case errors.Is(cause, context.Canceled):
 			return Outcome{}, err // whoever asked has gone; that says nothing of the volume
+		case recovered && errors.Is(err, providers.ErrNoTokens):
+			// The kubelet brings them with its next Publish, within two minutes. Until then nothing is wrong.
+			return Outcome{Identity: v.record.Identity, Next: time.Now().Add(defaultInterval)}, nil
 		}
 		s.metrics.rotations.WithLabelValues(rotationResult(false, err)).Inc()
 		s.setCondition(v, failure(err), slog.LevelError)

@@ -15,6 +15,7 @@ type volume struct {
 
 	// The rest is guarded by Set.mu, and changed by whoever has the turn; tokens, appID and operations by anybody.
 	published  bool
+	recovered  bool // from an earlier process; the kubelet has not asked for it again, and brought no tokens
 	missed     bool // while it is being published: something that it reads may have changed
 	record     record
 	spec       Spec

@@ -174,7 +174,7 @@ func (s *store) check(ctx context.Context, q providers.Query) (read, error) {
 		return read{}, providers.Errorf(providers.Invalid, "%q is not the name of a namespace", namespace)
 	}
 	if q.Tokens == nil {
-		return read{}, providers.Errorf(providers.Invalid, "the store reads with the pod's own token, and this read brings none")
+		return read{}, providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
 	}
 	token, expires, err := q.Tokens.Token(ctx, audience)
 	if err != nil {
