@@ -74,6 +74,18 @@ func (s survivor) wantAlive(t *testing.T, value string) {
 	newcomer.delete(t)
 }
 
+// wantNoWarning fails the test if Keywell warned the pod's owner: what the agent's end means for a volume is nothing to
+// worry about.
+func (s survivor) wantNoWarning(t *testing.T) {
+	t.Helper()
+	type list struct {
+		Items []struct{ Reason, Message string }
+	}
+	for _, e := range get[list](t, "/api/v1/namespaces/"+s.namespace+"/events?fieldSelector=type%3DWarning,source%3Dkeywell").Items {
+		t.Errorf("the pod's owner was warned: %s: %s", e.Reason, e.Message)
+	}
+}
+
 // onNode runs a script on the node.
 func onNode(t *testing.T, script string) string {
 	t.Helper()
@@ -100,6 +112,7 @@ func TestAgentKilled(t *testing.T) {
 	s.wantIntact(t, "killed")
 	waitRollout(t)
 	s.wantAlive(t, "replaced")
+	s.wantNoWarning(t)
 }
 
 // TestUpgrade changes a value while a pod runs.
@@ -111,6 +124,7 @@ func TestUpgrade(t *testing.T) {
 	measured(t, "helm upgrade that replaces the agent", "%s", seconds(time.Since(began)))
 	s.wantIntact(t, "before")
 	s.wantAlive(t, "upgraded")
+	s.wantNoWarning(t)
 }
 
 // TestUninstall removes Keywell under running pods, and installs it again.
@@ -136,6 +150,7 @@ func TestUninstall(t *testing.T) {
 	measured(t, "installed again: until a pod created meanwhile is ready", "%s", seconds(time.Since(began)))
 	newcomer.wantFile(t, "db/password", "meanwhile")
 	s.wantAlive(t, "adopted")
+	s.wantNoWarning(t)
 }
 
 // TestKubeletRestart kills the kubelet.
