@@ -211,7 +211,7 @@ func (s *Scheduler) rotate(ctx context.Context, e *entry) {
 	s.metrics.runs.WithLabelValues(result).Inc()
 	if result == resultFailed {
 		s.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "rotation failed, retrying",
-			slog.String("volume_id", e.id), slog.Any("err", err), slog.Duration("retry_in", time.Until(due)))
+			slog.String("volume_id", e.id), slog.Any("err", err), slog.Duration("retry_in", max(0, time.Until(due))))
 	}
 }
 

@@ -351,6 +351,26 @@ func TestPanicIsAFailure(t *testing.T) {
 	})
 }
 
+// TestFailureAfterANudge reads in the log when a volume is tried again that was nudged a second before it failed.
+func TestFailureAfterANudge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		gate := make(chan error)
+		opts := rotation.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+		s, _ := scheduler(t, opts, func(context.Context, string, int) (time.Time, error) { return time.Now().Add(interval), <-gate })
+		s.Add("a", time.Now())
+		synctest.Wait()
+		s.Nudge("a")
+		time.Sleep(time.Second)
+		gate <- errors.New("down")
+		gate <- nil
+		synctest.Wait()
+		if text := log.String(); !strings.Contains(text, "retry_in=0s") {
+			t.Errorf("the log says %s", text)
+		}
+	})
+}
+
 func TestTimeoutIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, r := scheduler(t, rotation.Options{Timeout: 5 * time.Second}, func(ctx context.Context, _ string, run int) (time.Time, error) {
