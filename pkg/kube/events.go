@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -195,6 +196,9 @@ func (e *Events) write(ctx context.Context, ev Event, since time.Time, count int
 		Body(e.object(ev, since, count, now)).Do(ctx).Error()
 	if err != nil {
 		e.results.WithLabelValues("failed").Inc()
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return // nobody will look for events there
+		}
 		e.opts.Logger.Warn("event not written", "namespace", ev.Pod.Namespace, "pod", ev.Pod.Pod, "reason", string(ev.Reason), "err", unavailable("create an event", err))
 		return
 	}

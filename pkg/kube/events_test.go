@@ -1,7 +1,9 @@
 package kube_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keywell/keywell/pkg/kube"
 	"github.com/keywell/keywell/pkg/kube/kubetest"
@@ -137,6 +141,41 @@ func TestPodsAndReasonsAreApart(t *testing.T) {
 			f.Errorf("types %v", types)
 		}
 	})
+}
+
+// TestEventNotWritten finds what is not written in the log, unless the namespace is being deleted and takes no more.
+func TestEventNotWritten(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cause  metav1.CauseType
+		logged bool
+	}{
+		"no right":                 {"", true},
+		"namespace that is ending": {corev1.NamespaceTerminatingCause, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(f *fixture) {
+				f.server.Fail(func(kubetest.Request) *kubetest.Fault {
+					return &kubetest.Fault{Code: http.StatusForbidden, Cause: tt.cause}
+				})
+				var log bytes.Buffer
+				events, err := kube.NewEvents(kube.EventsOptions{
+					Client: f.client, Node: node, Registerer: f.registry, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.start(events.Run)
+				events.Emit(kube.Event{Pod: identity("a"), Reason: kube.Denied, Message: "rule x denies it"})
+				synctest.Wait()
+				if got := strings.Contains(log.String(), "event not written"); got != tt.logged {
+					t.Errorf("logged: %v, want %v", got, tt.logged)
+				}
+				if f.results()["failed"] != 1 {
+					t.Errorf("results %v", f.results())
+				}
+			})
+		})
+	}
 }
 
 // TestStorm emits more at once than is written at once, and more than waits.

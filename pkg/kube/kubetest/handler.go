@@ -17,7 +17,7 @@ import (
 func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	r, ok := parse(hr)
 	if !ok {
-		fail(w, http.StatusNotFound, nil)
+		fail(w, http.StatusNotFound)
 		return
 	}
 	s.mu.Lock()
@@ -29,9 +29,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		_, _ = io.Copy(io.Discard, hr.Body) // only then does the server notice that the client has gone
 		<-hr.Context().Done()
 	case fault != nil:
-		fail(w, fault.Code, fault.Header)
+		fault.answer(w)
 	case code != http.StatusOK:
-		fail(w, code, nil)
+		fail(w, code)
 	case r.Verb == "get":
 		s.get(w, r)
 	case r.Verb == "list":
@@ -91,7 +91,7 @@ func (s *Server) get(w http.ResponseWriter, r Request) {
 	encoded := shown(o, r)
 	s.mu.Unlock()
 	if !ok {
-		fail(w, http.StatusNotFound, nil)
+		fail(w, http.StatusNotFound)
 		return
 	}
 	send(w, http.StatusOK, encoded)
@@ -137,7 +137,7 @@ func (s *Server) watch(w http.ResponseWriter, hr *http.Request, r Request) {
 	query := hr.URL.Query()
 	streamList := query.Get("sendInitialEvents") == "true"
 	if streamList && s.PlainWatches {
-		fail(w, http.StatusUnprocessableEntity, nil)
+		fail(w, http.StatusUnprocessableEntity)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -184,7 +184,7 @@ func (s *Server) watch(w http.ResponseWriter, hr *http.Request, r Request) {
 func (s *Server) review(w http.ResponseWriter, hr *http.Request) {
 	var review authenticationv1.TokenReview
 	if err := json.NewDecoder(hr.Body).Decode(&review); err != nil {
-		fail(w, http.StatusBadRequest, nil)
+		fail(w, http.StatusBadRequest)
 		return
 	}
 	s.mu.Lock()
@@ -202,7 +202,7 @@ func (s *Server) review(w http.ResponseWriter, hr *http.Request) {
 func (s *Server) create(w http.ResponseWriter, hr *http.Request, r Request) {
 	var o Object
 	if err := json.NewDecoder(hr.Body).Decode(&o); err != nil {
-		fail(w, http.StatusBadRequest, nil)
+		fail(w, http.StatusBadRequest)
 		return
 	}
 	name, _ := o["metadata"].(Object)["name"].(string)
@@ -227,13 +227,21 @@ func mustJSON(v any) json.RawMessage {
 }
 
 // fail answers with a Status, which repeats nothing of the request.
-func fail(w http.ResponseWriter, code int, header http.Header) {
-	for name, values := range header {
+func fail(w http.ResponseWriter, code int) {
+	(&Fault{Code: code}).answer(w)
+}
+
+func (f *Fault) answer(w http.ResponseWriter) {
+	for name, values := range f.Header {
 		w.Header()[name] = values
 	}
-	send(w, code, mustJSON(Object{
-		"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reasons[code], "message": http.StatusText(code),
-	}))
+	status := Object{
+		"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": f.Code, "reason": reasons[f.Code], "message": http.StatusText(f.Code),
+	}
+	if f.Cause != "" {
+		status["details"] = Object{"causes": []Object{{"reason": f.Cause}}}
+	}
+	send(w, f.Code, mustJSON(status))
 }
 
 var reasons = map[int]string{401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 422: "Invalid", 429: "TooManyRequests", 503: "ServiceUnavailable"}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Object is an API object, as JSON has it.
@@ -35,7 +36,8 @@ type Request struct {
 type Fault struct {
 	Code   int
 	Header http.Header
-	Hang   bool // no answer, until the client gives up
+	Cause  metav1.CauseType // of the Status; "" is none
+	Hang   bool             // no answer, until the client gives up
 }
 
 // Server is an API server. Its methods are safe for concurrent use.
