@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,20 +19,33 @@ import (
 
 // apiServer is reached through kubectl proxy, which keeps its connection: a kubectl for each question would cost a second
 // on a busy machine.
-type apiServer struct{ http *http.Client }
+type apiServer struct {
+	http  *http.Client
+	proxy *exec.Cmd
+}
 
 const proxyURL = "http://127.0.0.1:18001"
 
-// startProxy starts kubectl proxy, until ctx ends.
+// startProxy starts kubectl proxy, until stop, which the caller calls unless there is nothing to stop.
 func startProxy(ctx context.Context) (*apiServer, error) {
-	if err := node.Command(ctx, "kubectl", "proxy", "--port=18001").Start(); err != nil {
+	proxy := node.Command(ctx, "kubectl", "proxy", "--port=18001")
+	proxy.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // should the test end without stop
+	if err := proxy.Start(); err != nil {
 		return nil, err
 	}
-	a := &apiServer{&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: node.DialContext}}}
+	a := &apiServer{
+		http:  &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: node.DialContext}},
+		proxy: proxy,
+	}
 	return a, poll(ctx, 30*time.Second, func() error {
 		_, err := a.do(ctx, http.MethodGet, "/version", "")
 		return err
 	})
+}
+
+func (a *apiServer) stop() {
+	_ = a.proxy.Process.Kill()
+	_ = a.proxy.Wait() // says that it was killed
 }
 
 // do sends a request and returns the answer's body; a status of 300 and above is an error. Patches are merge patches.

@@ -37,6 +37,9 @@ func run(m *testing.M) (code int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stop, err := setUp(ctx)
+	if kubeAPI != nil {
+		defer kubeAPI.stop()
+	}
 	if stop != nil {
 		defer func() {
 			if err := stop(); err != nil {
