@@ -238,9 +238,12 @@ func writeFault(w http.ResponseWriter, f *fault) {
 	writeBody(w, f.status, f.json())
 }
 
+// jsonType is the Content-Type of every answer. Headers share it: net/http only reads them.
+var jsonType = []string{"application/json"}
+
 func writeBody(w http.ResponseWriter, status int, body []byte) {
 	header := w.Header()
-	header["Content-Type"] = []string{"application/json"}
+	header["Content-Type"] = jsonType
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a caller that went away is nobody's concern

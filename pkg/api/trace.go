@@ -11,6 +11,8 @@ import (
 // untraced is the traceparent of an answer to a request without one.
 const untraced = "00-00000000000000000000000000000000-0000000000000000-00"
 
+var untracedHeader = []string{untraced} // shared by headers, which net/http only reads
+
 // setTrace gives an answer the trace headers that Dapr gives it: traceparent and baggage are those of the request. The
 // error, for an invalid baggage, is meant for the caller; like Dapr's, that answer has neither.
 func setTrace(answer, request http.Header) error {
@@ -21,11 +23,10 @@ func setTrace(answer, request http.Header) error {
 		}
 		answer["Baggage"] = []string{joined}
 	}
-	parent := request.Get("Traceparent")
-	if !isTraceparent(parent) {
-		parent = untraced
+	answer["Traceparent"] = untracedHeader
+	if parent := request.Get("Traceparent"); isTraceparent(parent) {
+		answer["Traceparent"] = []string{parent}
 	}
-	answer["Traceparent"] = []string{parent}
 	return nil
 }
 
