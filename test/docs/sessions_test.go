@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"os"
 	"os/exec"
@@ -154,19 +155,24 @@ func (s *session) start(at, command string) {
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait()
-	})
+	s.t.Cleanup(func() { end(cmd) })
 	ready := func() bool {
 		resp, err := http.Get("http://127.0.0.1:3500/v1.0/healthz")
 		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusNoContent
 	}
 	if !eventually(ready) {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait()
+		end(cmd)
 		s.t.Fatalf("%s: %s\nis not ready; it prints\n%s", at, command, output.String())
 	}
+}
+
+// end kills what a command has started and waits for all of it: the shell may be gone while the agent still holds its
+// ports, which the next page's agent needs.
+func end(cmd *exec.Cmd) {
+	group := -cmd.Process.Pid
+	_ = syscall.Kill(group, syscall.SIGKILL)
+	_ = cmd.Wait()
+	eventually(func() bool { return errors.Is(syscall.Kill(group, 0), syscall.ESRCH) })
 }
 
 // command prepares a shell command in a process group of its own.
