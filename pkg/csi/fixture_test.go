@@ -1,7 +1,6 @@
 package csi_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/keywell/keywell/internal/logtest"
 	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/identity"
 	"github.com/keywell/keywell/pkg/volume"
@@ -66,14 +66,14 @@ type plugin struct {
 	csipb.IdentityClient
 	csipb.NodeClient
 	volumes  *volumes
-	log      *logBuffer
+	log      *logtest.Buffer
 	registry *prometheus.Registry
 }
 
 // start runs a Server on a socket until the test ends.
 func start(t *testing.T, change func(*csi.Options)) *plugin {
 	t.Helper()
-	p := &plugin{volumes: &volumes{}, log: &logBuffer{}, registry: prometheus.NewPedanticRegistry()}
+	p := &plugin{volumes: &volumes{}, log: &logtest.Buffer{}, registry: prometheus.NewPedanticRegistry()}
 	opts := csi.Options{
 		Version:    "v1.2.3",
 		NodeID:     "node-7",
@@ -127,24 +127,6 @@ func socketPath(t *testing.T) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return filepath.Join(dir, "plugins", "csi.sock")
-}
-
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 const target = "/var/lib/kubelet/pods/0f3c/volumes/kubernetes.io~csi/db/mount"

@@ -1,18 +1,17 @@
 package conformance_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
-	"sync"
 	"testing"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/keywell/keywell/internal/logtest"
 	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/identity"
 	"github.com/keywell/keywell/pkg/providers/providertest"
@@ -26,14 +25,14 @@ import (
 type agent struct {
 	socket  string
 	volumes *volume.Set
-	log     *logBuffer
+	log     *logtest.Buffer
 }
 
 // startAgent runs the CSI services over real volumes below pods, on a store with one secret. Only the store, which is
 // in memory, is not what cmd/agent wires up.
 func startAgent(t *testing.T, socket, stateDir, pods string) agent {
 	t.Helper()
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 
 	store := providertest.NewMemory()
@@ -123,22 +122,4 @@ func inlineVolume(name string) *csipb.CreateVolumeResponse {
 			"secrets":                                "db",
 		},
 	}}
-}
-
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

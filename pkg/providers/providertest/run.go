@@ -1,17 +1,16 @@
 package providertest
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keywell/keywell/internal/logtest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/secret"
 )
@@ -53,7 +52,7 @@ func Run(t *testing.T, h Harness) {
 		{"notify/ends", notifyEnds},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &suite{T: t, Harness: h, log: &logBuffer{}}
+			s := &suite{T: t, Harness: h, log: &logtest.Buffer{}}
 			s.Store = h.Open(t, slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 			c.run(s)
 			s.noLeak("the log", s.log.String())
@@ -66,7 +65,7 @@ type suite struct {
 	*testing.T
 	Harness
 	Store
-	log *logBuffer
+	log *logtest.Buffer
 }
 
 // capabilities fails if the harness and the provider disagree about what the provider is. Without it, a method with a
@@ -183,22 +182,4 @@ func reveal(fields map[string]secret.Value) map[string]string {
 		plain[name] = string(v.Reveal())
 	}
 	return plain
-}
-
-// logBuffer is what the provider logged. It is safe for concurrent use.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
