@@ -12,6 +12,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 const (
@@ -45,19 +46,16 @@ func NewWatcher(opts WatcherOptions) *Watcher {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	w := &Watcher{
+	factory := promauto.With(opts.Registerer)
+	return &Watcher{
 		opts: opts,
-		loads: prometheus.NewCounter(prometheus.CounterOpts{
+		loads: factory.NewCounter(prometheus.CounterOpts{
 			Name: "keywell_component_changes_total", Help: "New states of the manifests, the first one included.",
 		}),
-		problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		problems: factory.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "keywell_component_problems", Help: "Problems in the manifests as they stand.",
 		}, []string{"severity"}),
 	}
-	if opts.Registerer != nil {
-		opts.Registerer.MustRegister(w.loads, w.problems)
-	}
-	return w
 }
 
 // Run delivers the state that it finds, then each new one, until ctx ends; then it returns nil. An error means that the

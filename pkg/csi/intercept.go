@@ -11,6 +11,7 @@ import (
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -111,27 +112,19 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 }
 
-func newMetrics(registerer prometheus.Registerer) (metrics, error) {
-	m := metrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+func newMetrics(r prometheus.Registerer) metrics {
+	factory := promauto.With(r)
+	return metrics{
+		requests: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywell_csi_requests_total",
 			Help: "CSI calls answered, by method and gRPC code.",
 		}, []string{"method", "code"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		seconds: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keywell_csi_request_seconds",
 			Help:    "Time to answer a CSI call, by method.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 11), // 0.1 ms … 105 s
 		}, []string{"method"}),
 	}
-	if registerer == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds} {
-		if err := registerer.Register(c); err != nil {
-			return metrics{}, err
-		}
-	}
-	return m, nil
 }
 
 func (m metrics) observe(call finished) {

@@ -72,11 +72,7 @@ func New(opts Options) (*Server, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	m, err := newMetrics(opts.Registerer)
-	if err != nil {
-		return nil, err
-	}
-	return &Server{opts: opts, metrics: m}, nil
+	return &Server{opts: opts, metrics: newMetrics(opts.Registerer)}, nil
 }
 
 // Serve answers calls on l until ctx ends; then it lets calls under way finish for a while and returns nil. It closes l

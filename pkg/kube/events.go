@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -97,20 +98,16 @@ func NewEvents(opts EventsOptions) (*Events, error) {
 		return nil, errors.New("events need a Client and a Node")
 	}
 	opts.Logger = orDiscard(opts.Logger)
-	e := &Events{
+	return &Events{
 		opts:  opts,
 		queue: make(chan Event, eventQueue),
 		limit: rate.NewLimiter(eventsPerSec, eventBurst),
-		results: prometheus.NewCounterVec(prometheus.CounterOpts{
+		results: promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
 			Name: "keywell_kube_events_total",
 			Help: "Events on pods, by result: written, repeated (counted, not written), dropped (too many at once), failed.",
 		}, []string{"result"}),
 		said: map[topic]*series{},
-	}
-	if opts.Registerer == nil {
-		return e, nil
-	}
-	return e, opts.Registerer.Register(e.results)
+	}, nil
 }
 
 // Emit hands an event over. It never blocks; an event that finds the queue full is dropped and counted.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -74,13 +75,11 @@ func NewPods(opts PodsOptions) (*Pods, error) {
 	opts.Logger = orDiscard(opts.Logger)
 	p := &Pods{opts: opts, ready: make(chan struct{})}
 	p.known.byUID = map[string]Pod{}
-	if opts.Registerer == nil {
-		return p, nil
-	}
-	return p, opts.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	promauto.With(opts.Registerer).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "keywell_kube_pods",
 		Help: "Pods of this node that the agent knows.",
-	}, p.count))
+	}, p.count)
+	return p, nil
 }
 
 // Run follows the API server until ctx ends, then it returns nil. What is known stays while the API server is down.

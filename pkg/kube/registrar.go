@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -52,10 +53,7 @@ func NewRegistrar(opts RegistrarOptions) (*Registrar, error) {
 	}
 	opts.Logger = orDiscard(opts.Logger)
 	r := &Registrar{opts: opts, path: filepath.Join(opts.Directory, opts.Name+"-reg.sock")}
-	if opts.Registerer == nil {
-		return r, nil
-	}
-	return r, opts.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	promauto.With(opts.Registerer).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "keywell_kube_registered",
 		Help: "1 while the kubelet says that it has registered the CSI driver.",
 	}, func() float64 {
@@ -63,7 +61,8 @@ func NewRegistrar(opts RegistrarOptions) (*Registrar, error) {
 			return 1
 		}
 		return 0
-	}))
+	})
+	return r, nil
 }
 
 // Registered reports whether the kubelet said last that it has registered the driver.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/sync/singleflight"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -90,7 +91,7 @@ func NewTokenReviewer(opts ReviewerOptions) (*TokenReviewer, error) {
 		client:   opts.Client,
 		pods:     opts.Pods,
 		audience: cmp.Or(opts.Audience, DefaultAudience),
-		results: prometheus.NewCounterVec(prometheus.CounterOpts{
+		results: promauto.With(opts.Registerer).NewCounterVec(prometheus.CounterOpts{
 			Name: "keywell_kube_attestations_total",
 			Help: "Service-account tokens that callers presented, by result: cached, reviewed, refused, unavailable.",
 		}, []string{"result"}),
@@ -98,10 +99,7 @@ func NewTokenReviewer(opts ReviewerOptions) (*TokenReviewer, error) {
 		refused:  newMemory[*RefusedError](maxRefused),
 	}
 	r.reviews.byPod = map[string]int{}
-	if opts.Registerer == nil {
-		return r, nil
-	}
-	return r, opts.Registerer.Register(r.results)
+	return r, nil
 }
 
 // Attest returns the identity of the pod that token is bound to, with the app id of the pod's annotation. The error is

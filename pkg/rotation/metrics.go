@@ -1,9 +1,8 @@
 package rotation
 
 import (
-	"errors"
-
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // Values of the label result.
@@ -18,34 +17,26 @@ type metrics struct {
 	lag  prometheus.Histogram
 }
 
-func (s *Scheduler) instrument() error {
+func (s *Scheduler) instrument(r prometheus.Registerer) {
+	factory := promauto.With(r)
 	s.metrics = metrics{
-		runs: prometheus.NewCounterVec(prometheus.CounterOpts{
+		runs: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywell_rotation_runs_total",
 			Help: "Rotations of volumes by result: ok, failed, or cancelled because the volume was removed or the agent stops.",
 		}, []string{"result"}),
-		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
+		lag: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:    "keywell_rotation_lag_seconds",
 			Help:    "Time from when a volume was due or nudged to the end of the rotation that succeeded, retries included.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10), // 1 ms … 262 s
 		}),
 	}
-	if s.opts.Registerer == nil {
-		return nil
+	gauge := func(name, help string, count func() int) {
+		factory.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return float64(count())
+		})
 	}
-	return errors.Join(
-		s.opts.Registerer.Register(s.metrics.runs),
-		s.opts.Registerer.Register(s.metrics.lag),
-		s.gauge("keywell_rotation_scheduled", "Volumes that are rotated when due or nudged.", func() int { return len(s.entries) }),
-		s.gauge("keywell_rotation_failing", "Volumes whose last rotation failed.", func() int { return s.failing }),
-	)
-}
-
-// gauge registers a gauge that is counted, under s.mu, when it is read.
-func (s *Scheduler) gauge(name, help string, count func() int) error {
-	return s.opts.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return float64(count())
-	}))
+	gauge("keywell_rotation_scheduled", "Volumes that are rotated when due or nudged.", func() int { return len(s.entries) })
+	gauge("keywell_rotation_failing", "Volumes whose last rotation failed.", func() int { return s.failing })
 }

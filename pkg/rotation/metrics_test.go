@@ -80,12 +80,4 @@ func TestNew(t *testing.T) {
 	if _, err := rotation.New(rotation.Options{}); err == nil {
 		t.Error("New accepts Options without Rotate")
 	}
-	registry := prometheus.NewRegistry()
-	opts := rotation.Options{Rotate: func(context.Context, string) (time.Time, error) { return time.Time{}, nil }, Registerer: registry}
-	if _, err := rotation.New(opts); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := rotation.New(opts); err == nil {
-		t.Error("New hides that its metrics are registered already")
-	}
 }

@@ -69,9 +69,7 @@ func New(opts Options) (*Scheduler, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Scheduler{opts: opts, wake: make(chan struct{}, 1), entries: map[string]*entry{}}
-	if err := s.instrument(); err != nil {
-		return nil, err
-	}
+	s.instrument(opts.Registerer)
 	return s, nil
 }
 

@@ -1,6 +1,9 @@
 package stores
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
 
 // metrics are labelled with the store's name; there are as many as components.
 type metrics struct {
@@ -9,18 +12,15 @@ type metrics struct {
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
-	m := metrics{
-		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	factory := promauto.With(r)
+	return metrics{
+		open: factory.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "keywell_stores_open", Help: "Whether the store is in service.",
 		}, []string{"store"}),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+		attempts: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywell_stores_attempts_total", Help: "Attempts to bring the store into the wanted state, those that found it so left out.",
 		}, []string{"store", "result"}),
 	}
-	if r != nil {
-		r.MustRegister(m.open, m.attempts)
-	}
-	return m
 }
 
 // tried notes the outcome of an attempt.

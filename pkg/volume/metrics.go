@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
@@ -18,44 +19,34 @@ type metrics struct {
 	rotations      *prometheus.CounterVec
 }
 
-func (s *Set) instrument(reg prometheus.Registerer) error {
+func (s *Set) instrument(r prometheus.Registerer) {
+	factory := promauto.With(r)
 	s.metrics = metrics{
-		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
+		publishes: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywell_volume_publish_total",
 			Help: "Publish calls by result; unchanged ones found their volume correct.",
 		}, []string{"result"}),
-		publishSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+		publishSeconds: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:    "keywell_volume_publish_seconds",
 			Help:    "Duration of publish calls that made a volume.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10),
 		}),
-		rotations: prometheus.NewCounterVec(prometheus.CounterOpts{
+		rotations: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywell_volume_rotations_total",
 			Help: "Rotations by result.",
 		}, []string{"result"}),
 	}
-	if reg == nil {
-		return nil
+	gauge := func(name, help string, of func(*volume) int64) {
+		factory.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return s.sum(of) })
 	}
-	gauge := func(name, help string, of func(*volume) int64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return s.sum(of) })
-	}
-	for _, c := range []prometheus.Collector{
-		s.metrics.publishes, s.metrics.publishSeconds, s.metrics.rotations,
-		gauge("keywell_volume_published", "Volumes on this node.", func(*volume) int64 { return 1 }),
-		gauge("keywell_volume_bytes", "Bytes of whole pages that the files of all volumes take.", func(v *volume) int64 { return v.size }),
-		gauge("keywell_volume_abnormal", "Volumes whose condition is abnormal.", func(v *volume) int64 {
-			if v.condition.Abnormal {
-				return 1
-			}
-			return 0
-		}),
-	} {
-		if err := reg.Register(c); err != nil {
-			return err
+	gauge("keywell_volume_published", "Volumes on this node.", func(*volume) int64 { return 1 })
+	gauge("keywell_volume_bytes", "Bytes of whole pages that the files of all volumes take.", func(v *volume) int64 { return v.size })
+	gauge("keywell_volume_abnormal", "Volumes whose condition is abnormal.", func(v *volume) int64 {
+		if v.condition.Abnormal {
+			return 1
 		}
-	}
-	return nil
+		return 0
+	})
 }
 
 func (s *Set) sum(of func(*volume) int64) float64 {

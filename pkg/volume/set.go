@@ -137,9 +137,7 @@ func New(opts Options) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{opts: opts, records: records, volumes: map[string]*volume{}, targets: map[string]string{}}
-	if err := s.instrument(opts.Registerer); err != nil {
-		return nil, fmt.Errorf("register metrics of volumes: %w", err)
-	}
+	s.instrument(opts.Registerer)
 	return s, nil
 }
 
