@@ -45,6 +45,10 @@ type Query struct {
 	Metadata  map[string]string // the rest of the request metadata: key → value; answers to different metadata are kept apart
 	Tokens    TokenSource       // the calling pod's own tokens; nil when the agent reads on its own behalf
 	Caller    Caller            // the calling pod, for a Driver with PerIdentity; zero elsewhere
+	// Known is the Version of the content that the caller still has for this very query; empty: none. A provider that can
+	// find out more cheaply than by reading the value that the version is still the same may answer with Unchanged. Any
+	// provider may ignore it.
+	Known string
 }
 
 // Caller is the pod on whose behalf a store that authorises pods itself is asked. It is attested; what the store grants
@@ -64,6 +68,9 @@ type Payload struct {
 	Version  string                  // store's version id; empty if the store has none
 	Lease    *Lease                  // non-nil for a dynamic secret
 	NotAfter time.Time               // when the content ceases to be valid; zero: never
+	// Unchanged says, in answer to a Query with Known, that the store's version is that one. Fields are not set; the rest
+	// is as in any other answer. The store was asked, as the caller, and knows the secret.
+	Unchanged bool
 }
 
 // Lease is a store's promise to keep a dynamic secret valid.

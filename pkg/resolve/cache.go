@@ -46,6 +46,8 @@ type answer struct {
 	refusal *providers.Error // NotFound or Denied; nil for a payload or listing
 	digest  Digest           // of the payload
 	fetched time.Time        // when the store was asked: the content is at least as new
+
+	transferred time.Time // when the store was asked for the value itself; at most fetched
 }
 
 // until returns when a is older than maxAge or its content ceases to be valid.

@@ -19,6 +19,8 @@
 //     if the store was unavailable. It goes on for the other readers when one gives up.
 //   - A provider that panics, or does not return at its deadline, costs its readers an error and nobody else anything;
 //     how many of its calls can hang is bounded.
+//   - A provider is told which version is cached and may say that it is still the same instead of transferring the value,
+//     for at most an hour, because the right to ask for a version may outlive the right to read.
 //   - Request metadata is part of the key: what a driver makes of it is its own business, so nobody gets an answer to
 //     another's.
 //   - The calling pod's tokens reach a provider only where answers are kept per identity.

@@ -24,6 +24,8 @@ type flight struct {
 	begun    bool // the store is being asked: what it says may be older than what happens from now on
 	outdated bool // the secret changed after that
 
+	known *answer // content that the cache had when the call began and that need not be transferred again; nil: none
+
 	done   chan struct{} // closed when answer or err is set
 	answer *answer
 	err    *providers.Error
@@ -68,13 +70,13 @@ func (in *installation) ask(ctx context.Context, f *flight, q providers.Query) (
 	if err != nil {
 		return nil, err
 	}
-	a, err := in.call(ctx, f.key, q, probe)
+	a, err := in.call(ctx, f, q, probe)
 	if err == nil || !broken(err.Kind) || in.limits.refusal(time.Now()) != nil || !pause(ctx, jitter(retryPause)) {
 		return a, err
 	}
 	if probe, refusal := in.admit(ctx, f); refusal == nil {
 		in.log.Debug("retrying", "secret", f.key.Name, "err", err)
-		return in.call(ctx, f.key, q, probe)
+		return in.call(ctx, f, q, probe)
 	}
 	return nil, err
 }
@@ -87,6 +89,7 @@ func (in *installation) admit(ctx context.Context, f *flight) (probe bool, _ *pr
 	}
 	in.mu.Lock()
 	f.begun = true
+	f.known = in.known(f.key, time.Now())
 	in.mu.Unlock()
 	return probe, nil
 }
@@ -100,12 +103,15 @@ type response struct {
 
 // call asks the provider once and returns when it answered or ctx ended, whichever is first. A provider that ignores
 // its deadline keeps its slot in the limits until it returns; its late answer is thrown away.
-func (in *installation) call(ctx context.Context, k key, q providers.Query, probe bool) (*answer, *providers.Error) {
+func (in *installation) call(ctx context.Context, f *flight, q providers.Query, probe bool) (*answer, *providers.Error) {
 	begun := time.Now()
+	if f.known != nil {
+		q.Known = f.known.payload.Version
+	}
 	responses := make(chan response, 1)
 	go func() {
 		defer in.limits.release()
-		responses <- in.invoke(ctx, k.list, q)
+		responses <- in.invoke(ctx, f.key.list, q)
 	}()
 	var resp response
 	select {
@@ -113,16 +119,21 @@ func (in *installation) call(ctx context.Context, k key, q providers.Query, prob
 	case <-ctx.Done():
 		resp.err = fmt.Errorf("no answer within %v: %w", in.RequestTimeout, ctx.Err())
 	}
+	if resp.err == nil && resp.payload.Unchanged && f.known == nil {
+		resp.err = errors.New("the provider calls content unchanged that it has never returned")
+	}
 	var failure *providers.Error
 	if resp.err != nil {
-		failure = in.fail(k.Name, resp.err)
+		failure = in.fail(f.key.Name, resp.err)
 	}
 	in.limits.leave(probe, failure)
 	in.metrics.called(failure, time.Since(begun))
 
 	switch {
+	case failure == nil && resp.payload.Unchanged:
+		return f.known.confirmed(resp.payload, begun), nil
 	case failure == nil:
-		return &answer{payload: resp.payload, names: resp.names, digest: in.digests.of(resp.payload.Fields), fetched: begun}, nil
+		return &answer{payload: resp.payload, names: resp.names, digest: in.digests.of(resp.payload.Fields), fetched: begun, transferred: begun}, nil
 	case failure.Kind == providers.NotFound || failure.Kind == providers.Denied:
 		return &answer{refusal: failure, fetched: begun}, nil
 	default:

@@ -35,6 +35,7 @@ func harness(open func(*providertest.Memory, *slog.Logger) providers.Provider) p
 		Lists:          true,
 		PageSize:       pageSize,
 		Notifies:       true,
+		Compares:       true,
 		UnknownVersion: "1000",
 		CurrentStage:   providertest.StageCurrent,
 		PreviousStage:  providertest.StagePrevious,

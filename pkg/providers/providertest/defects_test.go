@@ -79,6 +79,14 @@ func fetchDefects() []defect {
 			p.keep(payload)
 			return payload, err
 		}},
+		{name: "calls changed content unchanged", caught: "fetch/known", fetch: func(ctx context.Context, p *broken, q providers.Query) (providers.Payload, error) {
+			payload, err := p.MemoryProvider.Fetch(ctx, q)
+			if err == nil && q.Known != "" {
+				payload.Unchanged = true
+			}
+			return payload, err
+		}},
+		{name: "never compares", caught: "fetch/known", fetch: editQuery(func(q *providers.Query) { q.Known = "" })},
 		{name: "logs values", caught: "fetch/value", fetch: func(ctx context.Context, p *broken, q providers.Query) (providers.Payload, error) {
 			payload, err := p.MemoryProvider.Fetch(ctx, q)
 			for _, v := range payload.Fields {

@@ -121,6 +121,33 @@ func fetchOtherMetadata(s *suite) {
 	s.wantValue(providers.Query{Name: "db", Metadata: map[string]string{"no-such-key": "x"}}, canary)
 }
 
+// fetchKnown checks that content is called unchanged only if it is, and never without being asked.
+func fetchKnown(s *suite) {
+	first := s.put("db", canary+"-1")
+	if first == "" {
+		s.Skip("payloads of the store have no version")
+	}
+	p, err := s.fetch(providers.Query{Name: "db", Known: first})
+	switch {
+	case err != nil:
+		s.Errorf("Fetch of a known secret: %v", err)
+	case p.Unchanged != s.Compares:
+		s.Errorf("Fetch of a known version: Unchanged is %t, the harness says %t", p.Unchanged, s.Compares)
+	case p.Version != first:
+		s.Errorf("Version = %q, want %q", p.Version, first)
+	case p.Unchanged && len(p.Fields) > 0:
+		s.Error("unchanged content has fields")
+	}
+	s.put("db", canary+"-2")
+	s.wantValue(providers.Query{Name: "db", Known: first}, canary+"-2")
+	s.put("other", canary)
+	if p, _ := s.fetch(providers.Query{Name: "other"}); p.Unchanged {
+		s.Error("content that nobody knows is called unchanged")
+	}
+	s.Delete("db")
+	s.wantKind(providers.Query{Name: "db", Known: first}, providers.NotFound)
+}
+
 func selectVersion(s *suite) {
 	first := s.put("db", canary+"-1")
 	if s.UnknownVersion == "" {

@@ -29,6 +29,8 @@ type Harness struct {
 	UnknownVersion string
 	// CurrentStage and PreviousStage are the stages of the newest version and the one before. Empty: no stages.
 	CurrentStage, PreviousStage string
+	// Compares says that the provider answers a Query whose Known is the store's version with Unchanged.
+	Compares bool
 	// RetryAfter is what the store says when it throttles.
 	RetryAfter time.Duration
 	// Patience is how long a call or a notification may take before it counts as hanging. Default 10 s.

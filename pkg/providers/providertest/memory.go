@@ -27,6 +27,7 @@ type Memory struct {
 	faults  map[string]error // secret name, or "" for every call → what it fails with
 	hang    chan struct{}    // non-nil: calls wait until it is closed
 	queries []providers.Query
+	moved   int // payloads given with their fields
 	lists   int
 	opened  int
 	closed  int
@@ -125,6 +126,13 @@ func (m *Memory) Queries() []providers.Query {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.queries)
+}
+
+// Transfers returns how many times Fetch returned fields, and not only that they are unchanged.
+func (m *Memory) Transfers() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.moved
 }
 
 // Lists returns how many times List was called.

@@ -16,7 +16,7 @@ type MemoryProvider struct {
 	done  chan struct{} // closed by Close
 }
 
-// Fetch returns a copy of what was put.
+// Fetch returns a copy of what was put, or that it is unchanged if the query knows its version.
 func (p *MemoryProvider) Fetch(ctx context.Context, q providers.Query) (providers.Payload, error) {
 	m := p.store
 	m.mu.Lock()
@@ -36,6 +36,11 @@ func (p *MemoryProvider) Fetch(ctx context.Context, q providers.Query) (provider
 	if !ok {
 		return providers.Payload{}, providers.Errorf(providers.NotFound, "secret %s not found", q.Name)
 	}
+	if q.Known != "" && q.Known == payload.Version {
+		payload.Fields, payload.Unchanged = nil, true
+		return payload, nil
+	}
+	m.moved++
 	payload.Fields = maps.Clone(payload.Fields)
 	return payload, nil
 }

@@ -36,6 +36,7 @@ func Run(t *testing.T, h Harness) {
 		{"fetch/hostile_names", fetchHostileNames},
 		{"fetch/payload_is_owned", fetchPayloadIsOwned},
 		{"fetch/other_metadata", fetchOtherMetadata},
+		{"fetch/known", fetchKnown},
 		{"select/version", selectVersion},
 		{"select/stage", selectStage},
 		{"select/namespace", selectNamespace},
@@ -142,7 +143,7 @@ func (s *suite) wantFields(q providers.Query, want map[string]string) {
 		s.Errorf("Fetch(%+v): %v", q, err)
 		return
 	}
-	if diff := cmp.Diff(want, reveal(p.Fields)); diff != "" {
+	if diff := cmp.Diff(want, reveal(p.Fields)); diff != "" || p.Unchanged {
 		s.Errorf("Fetch(%+v) mismatch (-want +got):\n%s", q, diff)
 	}
 }
