@@ -24,7 +24,12 @@ func BenchmarkBare(b *testing.B) {
 	target := n.target("v")
 	secret := tenFiles()
 	for b.Loop() {
-		err := n.opts.Mounter.Mount(target, mount.Options{Size: 1 << 20, Inodes: 100}, func(root *os.Root, _ uint64) error {
+		err := n.opts.Mounter.Mount(target, mount.Options{Size: 1 << 20, Inodes: 100}, func(dir mount.Dir, _ uint64) error {
+			root, err := dir.Root()
+			if err != nil {
+				return err
+			}
+			defer root.Close()
 			for name, value := range secret {
 				if err := root.WriteFile(name, []byte(value), 0o444); err != nil {
 					return err

@@ -44,11 +44,11 @@ var crashes = map[string]struct {
 				return err
 			}
 			// As long as somebody holds the lost tmpfs, the next one gets another device number.
-			root, _, err := n.opts.Mounter.Open(n.target("v"))
+			lost, _, err := n.opts.Mounter.Open(n.target("v"))
 			if err != nil {
 				return err
 			}
-			t.Cleanup(func() { _ = root.Close() })
+			t.Cleanup(func() { _ = lost.Close() })
 			return n.opts.Mounter.Unmount(n.target("v"))
 		},
 		act: func(t testing.TB, n *node) error {

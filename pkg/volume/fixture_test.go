@@ -119,7 +119,7 @@ type directories struct {
 	options mount.Options     // of the last mount
 }
 
-func (d *directories) Mount(target string, opts mount.Options, fill func(root *os.Root, device uint64) error) error {
+func (d *directories) Mount(target string, opts mount.Options, fill func(dir mount.Dir, device uint64) error) error {
 	d.mu.Lock()
 	d.last++
 	d.options = opts
@@ -133,12 +133,12 @@ func (d *directories) Mount(target string, opts mount.Options, fill func(root *o
 	if err := os.Mkdir(detached, 0o755); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(detached)
+	dir, err := mount.OpenDir(detached)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	if err := fill(root, device); err != nil {
+	defer dir.Close()
+	if err := fill(dir, device); err != nil {
 		return errors.Join(err, os.RemoveAll(detached))
 	}
 	if err := os.Rename(detached, target); err != nil {
@@ -150,15 +150,15 @@ func (d *directories) Mount(target string, opts mount.Options, fill func(root *o
 	return nil
 }
 
-func (d *directories) Open(target string) (*os.Root, mount.Info, error) {
+func (d *directories) Open(target string) (mount.Dir, mount.Info, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	device, ok := d.mounted[target]
 	if !ok {
-		return nil, mount.Info{}, mount.ErrNotMounted
+		return mount.Dir{}, mount.Info{}, mount.ErrNotMounted
 	}
-	root, err := os.OpenRoot(target)
-	return root, mount.Info{Device: device, UsedBytes: 1, TotalBytes: 2, UsedInodes: 3, TotalInodes: 4}, err
+	dir, err := mount.OpenDir(target)
+	return dir, mount.Info{Device: device, UsedBytes: 1, TotalBytes: 2, UsedInodes: 3, TotalInodes: 4}, err
 }
 
 func (d *directories) Unmount(target string) error {

@@ -46,12 +46,12 @@ func (s *Set) inPlace(want record, tokens providers.TokenSource) bool {
 	device, data := v.record.Device, v.data
 	s.mu.Unlock()
 
-	root, info, err := s.opts.Mounter.Open(want.Target)
+	dir, info, err := s.opts.Mounter.Open(want.Target)
 	if err != nil {
 		return false
 	}
-	defer root.Close()
-	link, err := root.Readlink(dataLink)
+	defer dir.Close()
+	link, err := readLink(dir.Fd(), dataLink)
 	if err != nil || info.Device != device || link != data {
 		return false
 	}
@@ -165,14 +165,14 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 
 // free checks that nothing is mounted on target. It is asked before a store is.
 func (s *Set) free(target string) error {
-	root, _, err := s.opts.Mounter.Open(target)
+	dir, _, err := s.opts.Mounter.Open(target)
 	if errors.Is(err, mount.ErrNotMounted) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return errors.Join(fmt.Errorf("publish at %q: %w", target, mount.ErrOccupied), root.Close())
+	return errors.Join(fmt.Errorf("publish at %q: %w", target, mount.ErrOccupied), dir.Close())
 }
 
 // attrs are what log messages say of a volume.

@@ -91,11 +91,11 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 // adopt repairs what is mounted on the target and learns what is in it. If the process ended while it mounted the volume
 // again, whatever Mount could have put there is what it mounted.
 func (s *Set) adopt(v *volume, r *record, spec Spec) (size int64, err error) {
-	root, info, err := s.opts.Mounter.Open(r.Target)
+	dir, info, err := s.opts.Mounter.Open(r.Target)
 	if err != nil {
 		return 0, err
 	}
-	defer root.Close()
+	defer dir.Close()
 	if r.Device == 0 {
 		r.Device = info.Device
 		if err := s.records.save(*r); err != nil {
@@ -105,7 +105,7 @@ func (s *Set) adopt(v *volume, r *record, spec Spec) (size int64, err error) {
 	if info.Device != r.Device {
 		return 0, mount.ErrOccupied
 	}
-	if size, err = v.tree.adopt(root, spec.owner()); err != nil {
+	if size, err = v.tree.adopt(dir, spec.owner()); err != nil {
 		size = info.UsedBytes
 	}
 	return size, err

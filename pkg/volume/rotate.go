@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/keywell/keywell/pkg/providers"
@@ -71,18 +70,18 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 
 // update makes files the content of a published volume, and reports whether they were not yet.
 func (s *Set) update(v *volume, files []File) (changed bool, err error) {
-	root, info, err := s.opts.Mounter.Open(v.record.Target)
+	dir, info, err := s.opts.Mounter.Open(v.record.Target)
 	if errors.Is(err, mount.ErrNotMounted) {
 		return true, s.remount(v, files)
 	}
 	if err != nil {
 		return false, err
 	}
-	defer root.Close()
+	defer dir.Close()
 	if info.Device != v.record.Device {
 		return false, fmt.Errorf("update %q: %w", v.record.Target, mount.ErrOccupied)
 	}
-	if link, err := root.Readlink(dataLink); err != nil || link != v.tree.data {
+	if link, err := readLink(dir.Fd(), dataLink); err != nil || link != v.tree.data {
 		v.tree = tree{} // somebody else has been in it, so nothing is known of it
 	}
 	o := v.spec.owner()
@@ -90,7 +89,7 @@ func (s *Set) update(v *volume, files []File) (changed bool, err error) {
 		return false, nil
 	}
 	size, err := s.reserve(v.spec, files, func() error {
-		return v.tree.replace(root, files, o, s.opts.Checkpoint)
+		return v.tree.replace(dir, files, o, s.opts.Checkpoint)
 	})
 	if err != nil {
 		return false, err
@@ -135,9 +134,9 @@ func (s *Set) mount(v *volume, r record, spec Spec, files []File, filled func(de
 	}
 	v.tree = tree{clean: true}
 	size, err = s.reserve(spec, files, func() error {
-		return s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(root *os.Root, device uint64) error {
+		return s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(dir mount.Dir, device uint64) error {
 			s.opts.Checkpoint("tmpfs made")
-			if err := v.tree.replace(root, files, spec.owner(), s.opts.Checkpoint); err != nil {
+			if err := v.tree.replace(dir, files, spec.owner(), s.opts.Checkpoint); err != nil {
 				return err
 			}
 			return filled(device)

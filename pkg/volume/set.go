@@ -186,7 +186,7 @@ func (s *Set) Stats(id, path string) (Stats, error) {
 	target, device, condition := v.record.Target, v.record.Device, v.condition
 	s.mu.Unlock()
 
-	root, info, err := s.opts.Mounter.Open(target)
+	dir, info, err := s.opts.Mounter.Open(target)
 	if errors.Is(err, mount.ErrNotMounted) || errors.Is(err, mount.ErrOccupied) {
 		return Stats{Condition: Condition{Abnormal: true, Message: fmt.Sprintf("the volume is not in its place: %v", err)}}, nil
 	}
@@ -200,5 +200,5 @@ func (s *Set) Stats(id, path string) (Stats, error) {
 		UsedBytes: info.UsedBytes, TotalBytes: info.TotalBytes,
 		UsedInodes: info.UsedInodes, TotalInodes: info.TotalInodes,
 		Condition: condition,
-	}, root.Close()
+	}, dir.Close()
 }

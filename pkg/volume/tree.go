@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keywell/keywell/pkg/secret"
+	"github.com/keywell/keywell/pkg/volume/mount"
 )
 
 // The names that the atomic swap uses, as the kubelet's atomic writer does. A volume holds one generation, a directory
@@ -64,16 +65,16 @@ func (t *tree) holds(files []File, o owner) bool {
 // new ones, never both through one ..data. step is called after each step, with its name; whatever step the process
 // ends at, repair makes the volume whole. An error means that the files are the old ones, or that the volume could not
 // be repaired either.
-func (t *tree) replace(root *os.Root, files []File, o owner, step func(string)) error {
+func (t *tree) replace(dir mount.Dir, files []File, o owner, step func(string)) error {
 	if !t.clean {
-		if err := t.repair(root); err != nil {
+		if err := t.repair(dir); err != nil {
 			return err
 		}
 	}
 	t.clean = false
-	if err := t.swap(root, files, o, step); err != nil {
+	if err := t.swap(dir, files, o, step); err != nil {
 		err = fmt.Errorf("write volume: %w", err)
-		if failed := t.repair(root); failed != nil {
+		if failed := t.repair(dir); failed != nil {
 			return errors.Join(err, failed)
 		}
 		if !t.holds(files, o) {
@@ -84,30 +85,30 @@ func (t *tree) replace(root *os.Root, files []File, o owner, step func(string)) 
 	return nil
 }
 
-func (t *tree) swap(root *os.Root, files []File, o owner, step func(string)) error {
+func (t *tree) swap(dir mount.Dir, files []File, o owner, step func(string)) error {
 	next := time.Now().UTC().Format(generation)
-	if err := makeDir(root, next); err != nil {
+	if err := makeDir(dir.Fd(), next); err != nil {
 		return err
 	}
 	step("generation made")
-	if err := writeFiles(root, next, files, o); err != nil {
+	if err := writeFiles(dir.Fd(), next, files, o); err != nil {
 		return err
 	}
 	step("files written")
-	if err := t.point(root, next, step); err != nil {
+	if err := t.point(dir.Fd(), next, step); err != nil {
 		return err
 	}
 	old := t.data
 	t.data, t.files = next, statesOf(files, o)
 	step("swapped")
-	if err := t.link(root, topLevel(files)); err != nil {
+	if err := t.link(dir.Fd(), topLevel(files)); err != nil {
 		return err
 	}
 	step("links made")
 	if old == "" {
 		return nil
 	}
-	if err := root.RemoveAll(old); err != nil {
+	if err := removeAll(dir, old); err != nil {
 		return err
 	}
 	step("old generation removed")
@@ -115,63 +116,53 @@ func (t *tree) swap(root *os.Root, files []File, o owner, step func(string)) err
 }
 
 // point makes ..data lead to a generation.
-func (t *tree) point(root *os.Root, next string, step func(string)) error {
+func (t *tree) point(dir int, next string, step func(string)) error {
 	if t.data == "" { // there is no link to replace
-		return root.Symlink(next, dataLink)
+		return makeLink(dir, dataLink, next)
 	}
-	if err := root.Symlink(next, dataLinkTo); err != nil {
+	if err := makeLink(dir, dataLinkTo, next); err != nil {
 		return err
 	}
 	step("link made")
-	return root.Rename(dataLinkTo, dataLink)
+	return rename(dir, dataLinkTo, dataLink)
 }
 
-func makeDir(root *os.Root, name string) error {
-	if err := root.Mkdir(name, dirMode); err != nil {
-		return err
-	}
-	if dirMode&umask == 0 {
-		return nil
-	}
-	return root.Chmod(name, dirMode)
-}
-
-func writeFiles(root *os.Root, dir string, files []File, o owner) error {
-	handle, err := root.Open(dir)
+func writeFiles(dir int, name string, files []File, o owner) error {
+	gen, err := openDir(dir, name)
 	if err != nil {
 		return err
 	}
-	defer handle.Close()
-	made := map[string]bool{dir: true}
+	defer unix.Close(gen)
+	made := map[string]bool{".": true}
 	for _, f := range files {
-		if err := makeDirs(root, path.Join(dir, path.Dir(f.Path)), made); err != nil {
+		if err := makeDirs(gen, path.Dir(f.Path), made); err != nil {
 			return err
 		}
-		if err := createFile(int(handle.Fd()), f.Path, unix.O_EXCL, f.Mode, o, f.Data.Reveal()); err != nil {
+		if err := createFile(gen, f.Path, unix.O_EXCL, f.Mode, o, f.Data.Reveal()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func makeDirs(root *os.Root, dir string, made map[string]bool) error {
-	if made[dir] {
+func makeDirs(dir int, name string, made map[string]bool) error {
+	if made[name] {
 		return nil
 	}
-	if err := makeDirs(root, path.Dir(dir), made); err != nil {
+	if err := makeDirs(dir, path.Dir(name), made); err != nil {
 		return err
 	}
-	made[dir] = true
-	return makeDir(root, dir)
+	made[name] = true
+	return makeDir(dir, name)
 }
 
 // link makes names the visible links: new ones first, so that a file that moves is never missing.
-func (t *tree) link(root *os.Root, names []string) error {
+func (t *tree) link(dir int, names []string) error {
 	for _, name := range names {
 		if slices.Contains(t.links, name) {
 			continue
 		}
-		if err := root.Symlink(path.Join(dataLink, name), name); err != nil {
+		if err := makeLink(dir, name, linkTo(name)); err != nil {
 			return err
 		}
 	}
@@ -179,7 +170,7 @@ func (t *tree) link(root *os.Root, names []string) error {
 		if slices.Contains(names, name) {
 			continue
 		}
-		if err := root.Remove(name); err != nil {
+		if err := unlink(dir, name); err != nil {
 			return err
 		}
 	}
@@ -187,9 +178,17 @@ func (t *tree) link(root *os.Root, names []string) error {
 	return nil
 }
 
+// linkTo is where the visible link of a name in the generation leads.
+func linkTo(name string) string { return dataLink + "/" + name }
+
 // repair removes whatever a swap that did not end has left, and makes the links fit the generation that ..data leads
 // to. Everything in the volume is the agent's.
-func (t *tree) repair(root *os.Root) error {
+func (t *tree) repair(dir mount.Dir) error {
+	root, err := dir.Root()
+	if err != nil {
+		return fmt.Errorf("repair volume: %w", err)
+	}
+	defer root.Close()
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return fmt.Errorf("repair volume: %w", err)
@@ -213,7 +212,7 @@ func (t *tree) repair(root *os.Root) error {
 			}
 		}
 	}
-	if err := t.link(root, names); err != nil {
+	if err := t.link(dir.Fd(), names); err != nil {
 		return fmt.Errorf("repair volume: %w", err)
 	}
 	t.clean = true
@@ -254,16 +253,21 @@ func current(root *os.Root) (data string, names []string, err error) {
 
 func isLink(root *os.Root, name string) bool {
 	to, err := root.Readlink(name)
-	return err == nil && to == path.Join(dataLink, name)
+	return err == nil && to == linkTo(name)
 }
 
 // adopt repairs a volume that another process has written, and learns its files by reading them. It returns what they
 // take; if they can't be read as a volume's, the next replace writes them again.
-func (t *tree) adopt(root *os.Root, o owner) (size int64, err error) {
+func (t *tree) adopt(dir mount.Dir, o owner) (size int64, err error) {
 	*t = tree{}
-	if err := t.repair(root); err != nil {
+	if err := t.repair(dir); err != nil {
 		return 0, err
 	}
+	root, err := dir.Root()
+	if err != nil {
+		return 0, fmt.Errorf("read volume: %w", err)
+	}
+	defer root.Close()
 	files, err := readFiles(root, t.data, o)
 	if err != nil {
 		return 0, fmt.Errorf("read volume: %w", err)

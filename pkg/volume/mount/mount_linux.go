@@ -3,7 +3,6 @@ package mount
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -50,11 +49,12 @@ func New(roots ...string) (*Mounter, error) {
 	return &Mounter{roots: slices.Clone(roots)}, nil
 }
 
-// Mount makes a tmpfs, lets fill write into it, and only then makes it visible at target. fill is told the tmpfs'
-// device number (see Info); until it has returned, nothing of the mount is on the node. The target directory is created
-// if need be, with mode 0750; its parent must exist. The root directory of the tmpfs has mode 0755 and belongs to the
-// process' user. When Mount fails, nothing of it is left. A target that is a mount point is ErrOccupied.
-func (m *Mounter) Mount(target string, opts Options, fill func(root *os.Root, device uint64) error) error {
+// Mount makes a tmpfs, lets fill write into it, and only then makes it visible at target. fill is lent the tmpfs' root
+// directory and told its device number (see Info); until it has returned, nothing of the mount is on the node. The target
+// directory is created if need be, with mode 0750; its parent must exist. The root directory of the tmpfs has mode 0755
+// and belongs to the process' user. When Mount fails, nothing of it is left. A target that is a mount point is
+// ErrOccupied.
+func (m *Mounter) Mount(target string, opts Options, fill func(dir Dir, device uint64) error) error {
 	parent, name, err := m.openParent(target)
 	if err != nil {
 		return fmt.Errorf("mount %q: %w", target, err)
@@ -74,16 +74,12 @@ func (m *Mounter) Mount(target string, opts Options, fill func(root *os.Root, de
 	return nil
 }
 
-func fillTmpfs(tmpfs int, fill func(root *os.Root, device uint64) error) error {
+func fillTmpfs(tmpfs int, fill func(dir Dir, device uint64) error) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(tmpfs, &st); err != nil {
 		return fmt.Errorf("stat tmpfs: %w", err)
 	}
-	root, err := os.OpenRoot(procPath(tmpfs))
-	if err != nil {
-		return fmt.Errorf("open tmpfs: %w", err)
-	}
-	return errors.Join(fill(root, st.Dev), root.Close())
+	return fill(Dir{tmpfs}, st.Dev)
 }
 
 // attach moves tmpfs onto the directory name below parent, which it creates if need be.
@@ -169,24 +165,20 @@ func (m *Mounter) setNoswap(fs int) error {
 
 // Open returns a handle on the tmpfs that Mount put on target, or ErrNotMounted, or ErrOccupied if it is none of ours.
 // The caller closes the handle; an open one keeps the tmpfs in memory after Unmount.
-func (m *Mounter) Open(target string) (*os.Root, Info, error) {
+func (m *Mounter) Open(target string) (Dir, Info, error) {
 	fd, err := m.openTarget(target)
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			err = ErrNotMounted
 		}
-		return nil, Info{}, fmt.Errorf("open %q: %w", target, err)
+		return Dir{}, Info{}, fmt.Errorf("open %q: %w", target, err)
 	}
-	defer unix.Close(fd)
 	info, err := inspect(fd)
 	if err != nil {
-		return nil, Info{}, fmt.Errorf("open %q: %w", target, err)
+		unix.Close(fd)
+		return Dir{}, Info{}, fmt.Errorf("open %q: %w", target, err)
 	}
-	root, err := os.OpenRoot(procPath(fd))
-	if err != nil {
-		return nil, Info{}, fmt.Errorf("open %q: %w", target, err)
-	}
-	return root, info, nil
+	return Dir{fd}, info, nil
 }
 
 // Unmount removes every tmpfs that is mounted on target, and then the directory. A directory that holds anything is
@@ -320,6 +312,3 @@ func inspect(fd int) (Info, error) {
 		TotalInodes: int64(st.Files),
 	}, nil
 }
-
-// procPath is a path that leads to fd whatever happens to the names on the way to it.
-func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

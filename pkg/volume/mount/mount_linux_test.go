@@ -43,11 +43,19 @@ func newMounter(t testing.TB) (*mount.Mounter, string) {
 
 var small = mount.Options{Size: 64 << 10, Inodes: 16}
 
-func fillWith(name, content string) func(*os.Root, uint64) error {
-	return func(r *os.Root, _ uint64) error { return r.WriteFile(name, []byte(content), 0o444) }
+func fillWith(name, content string) func(mount.Dir, uint64) error {
+	return func(d mount.Dir, _ uint64) error { return write(d, name, content) }
 }
 
-func empty(*os.Root, uint64) error { return nil }
+func write(d mount.Dir, name, content string) error {
+	r, err := d.Root()
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.WriteFile(name, []byte(content), 0o444), r.Close())
+}
+
+func empty(mount.Dir, uint64) error { return nil }
 
 func read(t *testing.T, path string) string {
 	t.Helper()
@@ -71,9 +79,9 @@ func TestMountIsSeenOnlyWhenFull(t *testing.T) {
 	m, root := newMounter(t)
 	target := filepath.Join(root, "v")
 	var told uint64
-	err := m.Mount(target, small, func(r *os.Root, device uint64) error {
+	err := m.Mount(target, small, func(d mount.Dir, device uint64) error {
 		told = device
-		if err := r.WriteFile("a", []byte("x"), 0o444); err != nil {
+		if err := write(d, "a", "x"); err != nil {
 			return err
 		}
 		if exists(t, filepath.Join(target, "a")) {
@@ -90,18 +98,18 @@ func TestMountIsSeenOnlyWhenFull(t *testing.T) {
 	if got := read(t, filepath.Join(target, "a")); got != "x" {
 		t.Errorf("file holds %q", got)
 	}
-	r, info, err := m.Open(target)
+	d, info, err := m.Open(target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	defer d.Close()
 	if info.Device != told {
 		t.Errorf("open says device %d, fill was told %d", info.Device, told)
 	}
 	if info.TotalBytes != small.Size || info.TotalInodes != small.Inodes || info.UsedBytes == 0 || info.UsedInodes != 2 {
 		t.Errorf("info is %+v", info)
 	}
-	if err := r.WriteFile("b", []byte("y"), 0o444); err != nil {
+	if err := write(d, "b", "y"); err != nil {
 		t.Error(err)
 	}
 	if got := read(t, filepath.Join(target, "b")); got != "y" {
@@ -158,7 +166,7 @@ func TestHandlesAreClosed(t *testing.T) {
 	target := filepath.Join(root, "v")
 	everything := func() {
 		broken := errors.New("broken")
-		if err := m.Mount(target, small, func(*os.Root, uint64) error { return broken }); !errors.Is(err, broken) {
+		if err := m.Mount(target, small, func(mount.Dir, uint64) error { return broken }); !errors.Is(err, broken) {
 			t.Fatal(err)
 		}
 		if err := m.Mount(target, small, empty); err != nil {
@@ -167,11 +175,11 @@ func TestHandlesAreClosed(t *testing.T) {
 		if err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
 			t.Fatal(err)
 		}
-		r, _, err := m.Open(target)
+		d, _, err := m.Open(target)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(r.Close(), m.Unmount(target), m.Unmount(target)); err != nil {
+		if err := errors.Join(d.Close(), m.Unmount(target), m.Unmount(target)); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := m.Open(target); !errors.Is(err, mount.ErrNotMounted) {
@@ -198,8 +206,8 @@ func TestHandlesAreClosed(t *testing.T) {
 func TestFailedMountLeavesNothing(t *testing.T) {
 	m, root := newMounter(t)
 	broken := errors.New("broken")
-	fail := func(r *os.Root, _ uint64) error {
-		return errors.Join(r.WriteFile("a", nil, 0o444), broken)
+	fail := func(d mount.Dir, _ uint64) error {
+		return errors.Join(write(d, "a", ""), broken)
 	}
 
 	created := filepath.Join(root, "created")
@@ -397,10 +405,10 @@ func BenchmarkOpen(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		r, _, err := m.Open(target)
+		d, _, err := m.Open(target)
 		if err != nil {
 			b.Fatal(err)
 		}
-		r.Close()
+		d.Close()
 	}
 }
