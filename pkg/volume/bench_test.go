@@ -1,6 +1,7 @@
 package volume_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,7 +25,11 @@ func BenchmarkBare(b *testing.B) {
 	target := n.target("v")
 	secret := tenFiles()
 	for b.Loop() {
-		err := n.opts.Mounter.Mount(target, mount.Options{Size: 1 << 20, Inodes: 100}, func(dir mount.Dir, _ uint64) error {
+		place, err := n.opts.Mounter.Prepare(target)
+		if err != nil {
+			b.Fatal(err)
+		}
+		err = place.Mount(mount.Options{Size: 1 << 20, Inodes: 100}, func(dir mount.Dir, _ uint64) error {
 			root, err := dir.Root()
 			if err != nil {
 				return err
@@ -37,7 +42,7 @@ func BenchmarkBare(b *testing.B) {
 			}
 			return nil
 		})
-		if err != nil {
+		if err := errors.Join(err, place.Close()); err != nil {
 			b.Fatal(err)
 		}
 		if err := n.opts.Mounter.Unmount(target); err != nil {

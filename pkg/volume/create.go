@@ -94,7 +94,9 @@ func rename(dir int, from, to string) error {
 	return pathError("rename", from, unix.Renameat(dir, from, dir, to))
 }
 
-func unlink(dir int, name string) error { return pathError("unlink", name, unix.Unlinkat(dir, name, 0)) }
+func unlink(dir int, name string) error {
+	return pathError("unlink", name, unix.Unlinkat(dir, name, 0))
+}
 
 // readLink returns where a symbolic link leads, as far as it has room: what is longer was not made here.
 func readLink(dir int, name string) (string, error) {

@@ -119,17 +119,28 @@ type directories struct {
 	options mount.Options     // of the last mount
 }
 
-func (d *directories) Mount(target string, opts mount.Options, fill func(dir mount.Dir, device uint64) error) error {
+func (d *directories) Prepare(target string) (mount.Place, error) {
 	d.mu.Lock()
-	d.last++
-	d.options = opts
-	device := d.last
-	_, taken := d.mounted[target]
-	d.mu.Unlock()
-	if taken {
-		return mount.ErrOccupied
+	defer d.mu.Unlock()
+	if _, taken := d.mounted[target]; taken {
+		return nil, mount.ErrOccupied
 	}
-	detached := filepath.Join(d.base, fmt.Sprint("detached", device))
+	return place{d, target}, nil
+}
+
+// place is where a directory is moved to.
+type place struct {
+	*directories
+	target string
+}
+
+func (p place) Mount(opts mount.Options, fill func(dir mount.Dir, device uint64) error) error {
+	p.mu.Lock()
+	p.last++
+	p.options = opts
+	device := p.last
+	p.mu.Unlock()
+	detached := filepath.Join(p.base, fmt.Sprint("detached", device))
 	if err := os.Mkdir(detached, 0o755); err != nil {
 		return err
 	}
@@ -141,14 +152,16 @@ func (d *directories) Mount(target string, opts mount.Options, fill func(dir mou
 	if err := fill(dir, device); err != nil {
 		return errors.Join(err, os.RemoveAll(detached))
 	}
-	if err := os.Rename(detached, target); err != nil {
+	if err := os.Rename(detached, p.target); err != nil {
 		return errors.Join(err, os.RemoveAll(detached))
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.mounted[target] = device
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mounted[p.target] = device
 	return nil
 }
+
+func (place) Close() error { return nil }
 
 func (d *directories) Open(target string) (mount.Dir, mount.Info, error) {
 	d.mu.Lock()

@@ -3,7 +3,6 @@ package volume
 import (
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -24,7 +23,7 @@ type File struct {
 // were: its field names may be hostile. The error is an *InvalidError with all problems, or a *providers.Error with
 // Kind NotFound for the first listed field that is missing.
 func (s Spec) Project(payloads []*providers.Payload) ([]File, error) {
-	p := projection{spec: s}
+	p := projection{spec: s, files: make([]File, 0, len(s.Items))}
 	for i, it := range s.Items {
 		if payloads[i] == nil {
 			continue
@@ -57,11 +56,9 @@ type selected struct {
 func (p *projection) item(it Item, payload map[string]secret.Value) error {
 	wanted := it.Fields
 	if len(wanted) == 0 {
-		for _, name := range slices.Sorted(maps.Keys(payload)) {
-			wanted = append(wanted, Field{Name: name})
-		}
+		wanted = allFields(payload)
 	}
-	var fields []selected
+	fields := make([]selected, 0, len(wanted))
 	ok := true
 	for _, f := range wanted {
 		v, found := payload[f.Name]
@@ -84,6 +81,16 @@ func (p *projection) item(it Item, payload map[string]secret.Value) error {
 		p.lay(it, fields, len(wanted))
 	}
 	return nil
+}
+
+// allFields selects every field of a secret, in the order of their names.
+func allFields(payload map[string]secret.Value) []Field {
+	fields := make([]Field, 0, len(payload))
+	for name := range payload {
+		fields = append(fields, Field{Name: name})
+	}
+	slices.SortFunc(fields, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
+	return fields
 }
 
 // prepare checks a field and decodes its value.

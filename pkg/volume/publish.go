@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/keywell/keywell/pkg/providers"
-	"github.com/keywell/keywell/pkg/volume/mount"
 )
 
 // Publish makes the volume that req asks for visible at its target path, complete. On an error nothing of it is left.
@@ -124,9 +123,11 @@ func (s *Set) release(target string) {
 // create makes a new volume. The record is written when the tmpfs is complete and before it is attached, so that Recover
 // finds what a process that ended in between has left; until then, nothing of the volume is on the node.
 func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens providers.TokenSource) error {
-	if err := s.free(r.Target); err != nil {
+	place, err := s.opts.Mounter.Prepare(r.Target) // before a store is asked
+	if err != nil {
 		return err
 	}
+	defer place.Close()
 	s.mu.Lock()
 	v.spec, v.missed = spec, false // from here on, IDs and Using note what is missed
 	s.mu.Unlock()
@@ -135,7 +136,7 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 		return err
 	}
 	r.Created = time.Now().UTC()
-	size, err := s.mount(v, r, spec, content.files, func(device uint64) error {
+	size, err := s.mount(place, v, r, spec, content.files, func(device uint64) error {
 		r.Device = device
 		err := s.records.begin(r)
 		s.opts.Checkpoint("publishing recorded")
@@ -161,18 +162,6 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	s.opts.Logger.Info("volume published", append(r.attrs(), slog.Int("files", len(content.files)), slog.Time("due", content.due))...)
 	s.setCondition(v, content.condition(), slog.LevelWarn)
 	return nil
-}
-
-// free checks that nothing is mounted on target. It is asked before a store is.
-func (s *Set) free(target string) error {
-	dir, _, err := s.opts.Mounter.Open(target)
-	if errors.Is(err, mount.ErrNotMounted) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(fmt.Errorf("publish at %q: %w", target, mount.ErrOccupied), dir.Close())
 }
 
 // attrs are what log messages say of a volume.

@@ -52,13 +52,32 @@ func (s *Set) read(ctx context.Context, rd reading) (content, error) {
 	if err != nil {
 		return content{}, err
 	}
+	requests := make([]resolve.Request, len(grants))
 	results := make([]*resolve.Result, len(grants))
+	cached := make([]resolve.Result, len(grants))
+	complete := true
+	for i, grant := range grants {
+		requests[i] = resolve.Request{Grant: grant, Tokens: rd.tokens, MaxAge: rd.maxAge, Origin: rd.origin}
+		var ok bool
+		if cached[i], ok = s.opts.Resolver.Cached(ctx, requests[i]); ok {
+			results[i] = &cached[i]
+		}
+		complete = complete && ok
+	}
+	if !complete {
+		if err := s.resolve(ctx, rd.spec, requests, results); err != nil {
+			return content{}, err
+		}
+	}
+	return rd.spec.content(results)
+}
+
+// resolve fills in the results that are missing. An optional secret that does not exist stays nil.
+func (s *Set) resolve(ctx context.Context, spec Spec, requests []resolve.Request, results []*resolve.Result) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrentReads)
-	for i, grant := range grants {
-		req := resolve.Request{Grant: grant, Tokens: rd.tokens, MaxAge: rd.maxAge, Origin: rd.origin}
-		if result, ok := s.opts.Resolver.Cached(ctx, req); ok {
-			results[i] = &result
+	for i, req := range requests {
+		if results[i] != nil {
 			continue
 		}
 		group.Go(func() error {
@@ -66,17 +85,14 @@ func (s *Set) read(ctx context.Context, rd reading) (content, error) {
 			switch {
 			case err == nil:
 				results[i] = &result
-			case rd.spec.Items[i].Optional && providers.KindOf(err) == providers.NotFound:
+			case spec.Items[i].Optional && providers.KindOf(err) == providers.NotFound:
 			default:
 				return err
 			}
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return content{}, err
-	}
-	return rd.spec.content(results)
+	return group.Wait()
 }
 
 // authorise asks the policy for every item, and tells the audit trail of each that is refused.

@@ -101,12 +101,17 @@ func (s *Set) update(v *volume, files []File) (changed bool, err error) {
 // remount mounts a published volume that has lost its mount. The record says so first: it can't name a device that does
 // not exist yet, and a process that finds the old one would take the new mount for somebody else's.
 func (s *Set) remount(v *volume, files []File) error {
+	place, err := s.opts.Mounter.Prepare(v.record.Target)
+	if err != nil {
+		return err
+	}
+	defer place.Close()
 	r := v.record
 	r.Device = 0
 	if err := s.records.save(r); err != nil {
 		return err
 	}
-	size, err := s.mount(v, r, v.spec, files, func(device uint64) error {
+	size, err := s.mount(place, v, r, v.spec, files, func(device uint64) error {
 		r.Device = device
 		return nil
 	})
@@ -127,14 +132,14 @@ func (s *Set) replaced(v *volume, r record, size int64) {
 
 // mount makes a volume's tmpfs with files in it. filled is called with its device number when it is complete and not yet
 // attached. The size that mount returns is reserved.
-func (s *Set) mount(v *volume, r record, spec Spec, files []File, filled func(device uint64) error) (size int64, err error) {
+func (s *Set) mount(place mount.Place, v *volume, r record, spec Spec, files []File, filled func(device uint64) error) (size int64, err error) {
 	limit, err := s.limit(spec)
 	if err != nil {
 		return 0, err
 	}
 	v.tree = tree{clean: true}
 	size, err = s.reserve(spec, files, func() error {
-		return s.opts.Mounter.Mount(r.Target, r.mountOptions(limit), func(dir mount.Dir, device uint64) error {
+		return place.Mount(r.mountOptions(limit), func(dir mount.Dir, device uint64) error {
 			s.opts.Checkpoint("tmpfs made")
 			if err := v.tree.replace(dir, files, spec.owner(), s.opts.Checkpoint); err != nil {
 				return err

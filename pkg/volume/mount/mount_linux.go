@@ -3,6 +3,7 @@ package mount
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -49,30 +50,70 @@ func New(roots ...string) (*Mounter, error) {
 	return &Mounter{roots: slices.Clone(roots)}, nil
 }
 
-// Mount makes a tmpfs, lets fill write into it, and only then makes it visible at target. fill is lent the tmpfs' root
-// directory and told its device number (see Info); until it has returned, nothing of the mount is on the node. The target
-// directory is created if need be, with mode 0750; its parent must exist. The root directory of the tmpfs has mode 0755
-// and belongs to the process' user. When Mount fails, nothing of it is left. A target that is a mount point is
-// ErrOccupied.
-func (m *Mounter) Mount(target string, opts Options, fill func(dir Dir, device uint64) error) error {
+// Prepare opens the place of a mount, whose parent directory must exist. A target that is a mount point is ErrOccupied.
+func (m *Mounter) Prepare(target string) (Place, error) {
 	parent, name, err := m.openParent(target)
 	if err != nil {
-		return fmt.Errorf("mount %q: %w", target, err)
+		return nil, fmt.Errorf("prepare %q: %w", target, err)
 	}
-	defer unix.Close(parent)
-	tmpfs, err := m.newTmpfs(opts)
+	p := &place{mounter: m, target: target, parent: parent, name: name}
+	if err := p.free(); err != nil {
+		unix.Close(parent)
+		return nil, fmt.Errorf("prepare %q: %w", target, err)
+	}
+	return p, nil
+}
+
+// place is a target by its parent directory and its name there.
+type place struct {
+	mounter *Mounter
+	target  string
+	parent  int
+	name    string
+}
+
+// free checks that nothing is mounted on the target, which need not be there.
+func (p *place) free() error {
+	dir, err := openBeneath(p.parent, p.name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("mount %q: %w", target, err)
+		return err
 	}
-	defer unix.Close(tmpfs) // ends a mount that was not attached
-	if err := fillTmpfs(tmpfs, fill); err != nil {
-		return fmt.Errorf("mount %q: %w", target, err)
-	}
-	if err := attach(tmpfs, parent, name); err != nil {
-		return fmt.Errorf("mount %q: %w", target, err)
+	defer unix.Close(dir)
+	return isFree(dir)
+}
+
+// isFree checks that fd is not the root of a mount.
+func isFree(fd int) error {
+	switch _, err := inspect(fd); {
+	case err == nil:
+		return ErrOccupied
+	case !errors.Is(err, ErrNotMounted):
+		return err
 	}
 	return nil
 }
+
+// Mount is Place's. The root directory of the tmpfs has mode 0755 and belongs to the process' user.
+func (p *place) Mount(opts Options, fill func(dir Dir, device uint64) error) error {
+	tmpfs, err := p.mounter.newTmpfs(opts)
+	if err != nil {
+		return fmt.Errorf("mount %q: %w", p.target, err)
+	}
+	defer unix.Close(tmpfs) // ends a mount that was not attached
+	if err := fillTmpfs(tmpfs, fill); err != nil {
+		return fmt.Errorf("mount %q: %w", p.target, err)
+	}
+	if err := attach(tmpfs, p.parent, p.name); err != nil {
+		return fmt.Errorf("mount %q: %w", p.target, err)
+	}
+	return nil
+}
+
+// Close is Place's.
+func (p *place) Close() error { return os.NewSyscallError("close", unix.Close(p.parent)) }
 
 func fillTmpfs(tmpfs int, fill func(dir Dir, device uint64) error) error {
 	var st unix.Stat_t
@@ -99,11 +140,8 @@ func attach(tmpfs, parent int, name string) (err error) {
 		return err
 	}
 	defer unix.Close(dir)
-	switch _, found := inspect(dir); {
-	case found == nil:
-		return ErrOccupied
-	case !errors.Is(found, ErrNotMounted):
-		return found
+	if err := isFree(dir); err != nil {
+		return err
 	}
 	err = unix.MoveMount(tmpfs, "", dir, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	if err != nil {
@@ -163,7 +201,7 @@ func (m *Mounter) setNoswap(fs int) error {
 	return nil
 }
 
-// Open returns a handle on the tmpfs that Mount put on target, or ErrNotMounted, or ErrOccupied if it is none of ours.
+// Open returns a handle on the tmpfs that was mounted on target, or ErrNotMounted, or ErrOccupied if it is none of ours.
 // The caller closes the handle; an open one keeps the tmpfs in memory after Unmount.
 func (m *Mounter) Open(target string) (Dir, Info, error) {
 	fd, err := m.openTarget(target)

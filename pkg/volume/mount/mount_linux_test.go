@@ -41,6 +41,15 @@ func newMounter(t testing.TB) (*mount.Mounter, string) {
 	return m, root
 }
 
+// mountAt does all that it takes to mount.
+func mountAt(m *mount.Mounter, target string, opts mount.Options, fill func(mount.Dir, uint64) error) error {
+	place, err := m.Prepare(target)
+	if err != nil {
+		return err
+	}
+	return errors.Join(place.Mount(opts, fill), place.Close())
+}
+
 var small = mount.Options{Size: 64 << 10, Inodes: 16}
 
 func fillWith(name, content string) func(mount.Dir, uint64) error {
@@ -79,7 +88,7 @@ func TestMountIsSeenOnlyWhenFull(t *testing.T) {
 	m, root := newMounter(t)
 	target := filepath.Join(root, "v")
 	var told uint64
-	err := m.Mount(target, small, func(d mount.Dir, device uint64) error {
+	err := mountAt(m, target, small, func(d mount.Dir, device uint64) error {
 		told = device
 		if err := write(d, "a", "x"); err != nil {
 			return err
@@ -120,7 +129,7 @@ func TestMountIsSeenOnlyWhenFull(t *testing.T) {
 func TestMountOptions(t *testing.T) {
 	m, root := newMounter(t)
 	target := filepath.Join(root, "v")
-	if err := m.Mount(target, small, empty); err != nil {
+	if err := mountAt(m, target, small, empty); err != nil {
 		t.Fatal(err)
 	}
 	table := read(t, "/proc/self/mountinfo")
@@ -166,13 +175,13 @@ func TestHandlesAreClosed(t *testing.T) {
 	target := filepath.Join(root, "v")
 	everything := func() {
 		broken := errors.New("broken")
-		if err := m.Mount(target, small, func(mount.Dir, uint64) error { return broken }); !errors.Is(err, broken) {
+		if err := mountAt(m, target, small, func(mount.Dir, uint64) error { return broken }); !errors.Is(err, broken) {
 			t.Fatal(err)
 		}
-		if err := m.Mount(target, small, empty); err != nil {
+		if err := mountAt(m, target, small, empty); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
+		if err := mountAt(m, target, small, empty); !errors.Is(err, mount.ErrOccupied) {
 			t.Fatal(err)
 		}
 		d, _, err := m.Open(target)
@@ -211,7 +220,7 @@ func TestFailedMountLeavesNothing(t *testing.T) {
 	}
 
 	created := filepath.Join(root, "created")
-	if err := m.Mount(created, small, fail); !errors.Is(err, broken) {
+	if err := mountAt(m, created, small, fail); !errors.Is(err, broken) {
 		t.Errorf("got %v, want what fill returned", err)
 	}
 	if exists(t, created) {
@@ -222,7 +231,7 @@ func TestFailedMountLeavesNothing(t *testing.T) {
 	if err := os.Mkdir(found, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Mount(found, small, fail); !errors.Is(err, broken) {
+	if err := mountAt(m, found, small, fail); !errors.Is(err, broken) {
 		t.Errorf("got %v, want what fill returned", err)
 	}
 	if !exists(t, found) {
@@ -231,7 +240,7 @@ func TestFailedMountLeavesNothing(t *testing.T) {
 	if _, _, err := m.Open(found); !errors.Is(err, mount.ErrNotMounted) {
 		t.Errorf("open: %v, want ErrNotMounted", err)
 	}
-	if err := m.Mount(found, mount.Options{Size: 1 << 12, Inodes: 4, Context: "not a context"}, empty); err == nil {
+	if err := mountAt(m, found, mount.Options{Size: 1 << 12, Inodes: 4, Context: "not a context"}, empty); err == nil {
 		t.Error("a bad option was accepted")
 	}
 }
@@ -239,13 +248,31 @@ func TestFailedMountLeavesNothing(t *testing.T) {
 func TestMountDoesNotStack(t *testing.T) {
 	m, root := newMounter(t)
 	target := filepath.Join(root, "v")
-	if err := m.Mount(target, small, fillWith("a", "first")); err != nil {
+	if err := mountAt(m, target, small, fillWith("a", "first")); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Mount(target, small, fillWith("a", "second")); !errors.Is(err, mount.ErrOccupied) {
+	if err := mountAt(m, target, small, fillWith("a", "second")); !errors.Is(err, mount.ErrOccupied) {
 		t.Errorf("second mount: %v, want ErrOccupied", err)
 	}
 	if got := read(t, filepath.Join(target, "a")); got != "first" {
+		t.Errorf("file holds %q", got)
+	}
+	if err := m.Unmount(target); err != nil {
+		t.Fatal(err)
+	}
+
+	late, err := m.Prepare(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if err := mountAt(m, target, small, fillWith("a", "third")); err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Mount(small, fillWith("a", "late")); !errors.Is(err, mount.ErrOccupied) {
+		t.Errorf("mount on what was free before: %v, want ErrOccupied", err)
+	}
+	if got := read(t, filepath.Join(target, "a")); got != "third" {
 		t.Errorf("file holds %q", got)
 	}
 }
@@ -255,7 +282,7 @@ func TestUnmount(t *testing.T) {
 	target := filepath.Join(root, "v")
 
 	t.Run("removes mount and directory, twice", func(t *testing.T) {
-		if err := m.Mount(target, small, empty); err != nil {
+		if err := mountAt(m, target, small, empty); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
@@ -268,7 +295,7 @@ func TestUnmount(t *testing.T) {
 		}
 	})
 	t.Run("of a busy mount", func(t *testing.T) {
-		if err := m.Mount(target, small, fillWith("a", "x")); err != nil {
+		if err := mountAt(m, target, small, fillWith("a", "x")); err != nil {
 			t.Fatal(err)
 		}
 		f, err := os.Open(filepath.Join(target, "a"))
@@ -307,7 +334,7 @@ func TestUnmount(t *testing.T) {
 		if err := errors.Join(os.Mkdir(target, 0o700), os.WriteFile(hidden, nil, 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Mount(target, small, empty); err != nil {
+		if err := mountAt(m, target, small, empty); err != nil {
 			t.Fatal(err)
 		}
 		if err := m.Unmount(target); err != nil {
@@ -333,7 +360,7 @@ func TestUnmount(t *testing.T) {
 		if _, _, err := m.Open(target); !errors.Is(err, mount.ErrOccupied) {
 			t.Errorf("open: %v, want ErrOccupied", err)
 		}
-		if err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrOccupied) {
+		if err := mountAt(m, target, small, empty); !errors.Is(err, mount.ErrOccupied) {
 			t.Errorf("mount: %v, want ErrOccupied", err)
 		}
 	})
@@ -358,7 +385,7 @@ func TestHostileTargets(t *testing.T) {
 		root + "/link", root + "/link/dir", root + "/link/new", root + "/inner", root + "/inner/new", root + "/file", root + "/file/x", root + "/missing/x",
 	} {
 		t.Run(strings.TrimPrefix(target, root), func(t *testing.T) {
-			if err := m.Mount(target, small, empty); !errors.Is(err, mount.ErrBadTarget) {
+			if err := mountAt(m, target, small, empty); !errors.Is(err, mount.ErrBadTarget) {
 				t.Errorf("mount: %v, want ErrBadTarget", err)
 			}
 			if _, _, err := m.Open(target); err == nil {
@@ -389,7 +416,7 @@ func BenchmarkMountUnmount(b *testing.B) {
 	m, root := newMounter(b)
 	target := filepath.Join(root, "v")
 	for b.Loop() {
-		if err := m.Mount(target, small, empty); err != nil {
+		if err := mountAt(m, target, small, empty); err != nil {
 			b.Fatal(err)
 		}
 		if err := m.Unmount(target); err != nil {
@@ -401,7 +428,7 @@ func BenchmarkMountUnmount(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	m, root := newMounter(b)
 	target := filepath.Join(root, "v")
-	if err := m.Mount(target, small, empty); err != nil {
+	if err := mountAt(m, target, small, empty); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
