@@ -22,6 +22,38 @@ var capabilityNumbers = map[string]int{
 	"CHOWN": unix.CAP_CHOWN, "DAC_READ_SEARCH": unix.CAP_DAC_READ_SEARCH, "FOWNER": unix.CAP_FOWNER, "SYS_ADMIN": unix.CAP_SYS_ADMIN,
 }
 
+// TestConfined runs the agent as the DaemonSet does, with every capability that root has, and looks at what its threads
+// have left, to use and to hand on: those that the DaemonSet names, because the container runtime takes none away.
+func TestConfined(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root has capabilities to give up")
+	}
+	agent, dir := buildAgent(t), t.TempDir()
+	write(t, filepath.Join(dir, "resources/none.yaml"), "")
+	write(t, filepath.Join(dir, "kubeconfig"), "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n"+
+		"contexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n")
+	var want uint64
+	for _, name := range decode(t, mustRender(t, "", newest)).agent().SecurityContext.Capabilities.Add {
+		want |= 1 << capabilityNumbers[string(name)]
+	}
+	cmd := startWith(t, agent, dir, nil, new(bytes.Buffer), "--kubernetes", "--kubeconfig", dir+"/kubeconfig", "--node-name", "test", "--plugin-registry", dir)
+	defer stop(t, cmd, syscall.SIGKILL)
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", cmd.Process.Pid))
+	if err != nil || len(paths) < 3 {
+		t.Fatalf("the agent has %d threads, %v", len(paths), err)
+	}
+	wantLines := fmt.Sprintf("CapInh:\t%016x\nCapPrm:\t%016[2]x\nCapEff:\t%016[2]x\nCapBnd:\t%016[2]x\nCapAmb:\t%016[1]x\nNoNewPrivs:\t1\n", 0, want)
+	for _, p := range paths {
+		status, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(status), wantLines) {
+			t.Errorf("%s: want\n%sgot\n%s", p, wantLines, status)
+		}
+	}
+}
+
 // TestCapabilities runs the agent with the capabilities that the DaemonSet asks for and no others: it publishes files
 // that belong to somebody else, is killed, finds the volume again and removes it. Then it runs without each in turn,
 // which has to show.
@@ -99,17 +131,20 @@ spec:
 	return complaints.String()
 }
 
-// startWith starts an agent whose capabilities are bounded, and waits until it serves.
-func startWith(t *testing.T, agent, dir string, capabilities []string, log *bytes.Buffer) *exec.Cmd {
+// startWith starts an agent whose capabilities are bounded (nil: not at all), and waits until it serves.
+func startWith(t *testing.T, agent, dir string, capabilities []string, log *bytes.Buffer, flags ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(agent, "run", "--csi-socket", dir+"/csi.sock", "--state-dir", dir+"/state", "--target-root", dir+"/volumes",
-		"--resources-path", dir+"/resources", "--http-address=", "--grpc-address=", "--metrics-address=", "--audit-log=")
+	cmd := exec.Command(agent, append([]string{"run", "--csi-socket", dir + "/csi.sock", "--state-dir", dir + "/state", "--target-root", dir + "/volumes",
+		"--resources-path", dir + "/resources", "--http-address=", "--grpc-address=", "--metrics-address=", "--audit-log="}, flags...)...)
 	cmd.Stderr = log
 	started := make(chan error)
 	go func() {
 		// The bounding set is the thread's, and its child's. The thread is never unlocked, so it ends with the goroutine.
 		runtime.LockOSThread()
-		err := bound(capabilities)
+		var err error
+		if capabilities != nil {
+			err = bound(capabilities)
+		}
 		if err == nil {
 			err = cmd.Start()
 		}

@@ -125,7 +125,7 @@ func TestValuesRefused(t *testing.T) {
 		"unknown name":           {"store: []", "additional properties 'store' not allowed"},
 		"unknown name, deep":     {"api: {port: 3500}", "at '/api': additional properties 'port' not allowed"},
 		"wrong type":             {`api: {httpPort: "3500"}`, "at '/api/httpPort': got string, want integer"},
-		"port out of range":      {"health: {port: 0}", "at '/health/port'"},
+		"port for root only":     {"health: {port: 443}", "at '/health/port': minimum: got 443, want 1,024"},
 		"log level":              {"log: {level: verbose}", "at '/log/level': value must be one of 'debug', 'info', 'warn', 'error'"},
 		"relative kubelet root":  {"kubeletRoot: var/lib/kubelet", "at '/kubeletRoot'"},
 		"kubelet root with a /":  {"kubeletRoot: /var/lib/kubelet/", "at '/kubeletRoot'"},

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keywell/keywell/pkg/api"
+	"github.com/keywell/keywell/pkg/confine"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -69,6 +70,19 @@ func (r *runFlags) addresses() api.Addresses {
 	return a
 }
 
+// capabilities returns what the agent needs of root's rights. What it needs in Kubernetes is in the chart too, and
+// explained in docs/install.md.
+func (r *runFlags) capabilities() []int {
+	var keep []int
+	if r.csiSocket != "" {
+		keep = append(keep, unix.CAP_CHOWN, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_SYS_ADMIN)
+	}
+	if !r.kubernetes.enabled { // flags may name files and directories of others, and ports below 1024
+		keep = append(keep, unix.CAP_DAC_OVERRIDE, unix.CAP_NET_BIND_SERVICE)
+	}
+	return keep
+}
+
 // runAgent serves until ctx ends.
 func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	var r runFlags
@@ -87,14 +101,14 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if r.csiSocket != "" && os.Geteuid() != 0 {
 		return errors.New("mounting volumes needs root: run the agent as root, or serve the API alone with --csi-socket=''")
 	}
+	if err := confine.Process(r.capabilities()...); err != nil {
+		return err
+	}
 	audit, closeAudit, err := r.auditLogger(out)
 	if err != nil {
 		return err
 	}
 	defer closeAudit()
-	if err := forbidDumps(); err != nil {
-		return err
-	}
 
 	token := secret.FromString(os.Getenv("DAPR_API_TOKEN"))
 	a, err := newAgent(&r, token, logger, audit)
@@ -121,15 +135,4 @@ func (r *runFlags) auditLogger(out io.Writer) (*slog.Logger, func(), error) {
 	}
 	w := newAuditWriter(out)
 	return slog.New(slog.NewJSONHandler(w, nil)), func() { w.Flush(); closeFile() }, nil
-}
-
-// forbidDumps keeps the process's memory, which holds secrets, out of core dumps and away from debuggers of others.
-func forbidDumps() error {
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("forbid core dumps: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("make process not dumpable: %w", err)
-	}
-	return nil
 }

@@ -38,11 +38,13 @@ var bans = []ban{
 	{module + "pkg/providers/builtin", []string{"cmd/agent/", "test/"}, "only main knows which drivers there are"},
 	{module + "pkg/api", []string{"cmd/agent/", "test/"}, "ways in meet only in main"},
 	{module + "pkg/csi", []string{"cmd/agent/", "test/"}, "ways in meet only in main"},
+	{module + "pkg/confine", []string{"cmd/agent/"}, "it executes the program again: only main may"},
 	{module + "pkg/rotation", []string{"cmd/agent/", "test/"}, "ways in meet only in main"},
 }
 
 // leaves may import only these packages of Keywell.
 var leaves = map[string][]string{
+	"pkg/confine":      {},
 	"pkg/secret":       {},
 	"pkg/scope":        {},
 	"pkg/providers":    {"pkg/secret"},

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 const keywellNamespace = "keywell-system"
@@ -112,6 +115,13 @@ func registered(t *testing.T) func() error {
 func TestInstall(t *testing.T) {
 	install(t, defaults())
 	t.Run("helm test", func(t *testing.T) { helm(t, "test", "keywell", "--namespace", keywellNamespace, "--timeout", "60s") })
+	t.Run("no more capabilities than docs/install.md says", func(t *testing.T) {
+		const want = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER | 1<<unix.CAP_SYS_ADMIN
+		out := onNode(t, "cat /proc/$(pidof agent)/task/*/status | grep -E '^(Cap(Prm|Eff|Bnd)|NoNewPrivs)' | sort -u")
+		if diff := cmp.Diff(fmt.Sprintf("CapBnd:\t%016[1]x\nCapEff:\t%016[1]x\nCapPrm:\t%016[1]x\nNoNewPrivs:\t1\n", want), out); diff != "" {
+			t.Errorf("capabilities of the agent's threads (-want +got):\n%s", diff)
+		}
+	})
 	t.Run("no right to read Secrets", func(t *testing.T) {
 		out, err := node.Kubectl(t.Context(), "auth", "can-i", "get", "secrets", "--all-namespaces",
 			"--as", "system:serviceaccount:"+keywellNamespace+":keywell")
