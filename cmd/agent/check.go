@@ -106,18 +106,15 @@ func explain(_ context.Context, args []string, out, errOut io.Writer) error {
 	return nil
 }
 
-// rules returns the inputs of the policy for manifests whose components are replaced. Where stores are closed, one whose
-// driver reads with the pod's own token leaves the decision to the pod's rights.
+// rules returns the inputs of the policy for manifests whose components are replaced. Where stores are closed, one that
+// is read with the pod's own tokens leaves the decision to the pod's rights.
 func rules(m *component.Manifests, components []component.Component, closed bool) scope.Rules {
 	wanted := *m
 	wanted.Components = components
 	rules := wanted.Rules(closed)
-	perIdentity := map[string]bool{} // driver type
-	for _, d := range builtin.Drivers() {
-		perIdentity[d.Type] = d.PerIdentity
-	}
+	drivers := builtin.Drivers()
 	for i, c := range components {
-		rules.Stores[i].PodAuthorized = perIdentity[c.Type]
+		rules.Stores[i].PodAuthorized = stores.PodAuthorized(c, drivers)
 	}
 	return rules
 }

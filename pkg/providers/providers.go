@@ -44,7 +44,7 @@ type Query struct {
 	Namespace string            // store-side namespace; empty: the store's default
 	Metadata  map[string]string // the rest of the request metadata: key → value; answers to different metadata are kept apart
 	Tokens    TokenSource       // the calling pod's own tokens; nil when the agent reads on its own behalf
-	Caller    Caller            // the calling pod, for a Driver with PerIdentity; zero elsewhere
+	Caller    Caller            // the calling pod, where the store is read as the pod; zero elsewhere
 	// Known is the Version of the content that the caller still has for this very query; empty: none. A provider that can
 	// find out more cheaply than by reading the value that the version is still the same may answer with Unchanged. Any
 	// provider may ignore it.
@@ -92,9 +92,9 @@ type Driver struct {
 	// MissingIsEmpty is set for stores for which Dapr's API answers a secret that is missing or withheld with an empty
 	// string rather than an error (local.env). Only the API does so: for a volume it is missing.
 	MissingIsEmpty bool
-	// PerIdentity is set for a store that authorises pods itself, by the tokens in Query.Tokens: answers are kept per
-	// service account, and a read that is on behalf of no pod is refused.
-	PerIdentity bool
+	// Identities are the ways in which stores of this kind can be read, the default first; the metadata name "identity"
+	// of a manifest chooses. Nil: AsAgent only.
+	Identities []Identity
 	// Selectors tells which selectors of a Query the store has. The API drops the others from a request, because Dapr's
 	// stores ignore them; a volume that asks for one is refused by Fetch.
 	Selectors Selectors
@@ -102,6 +102,17 @@ type Driver struct {
 	// store that can't be reached now. It may do I/O until ctx ends.
 	Open func(ctx context.Context, cfg Config) (Provider, error)
 }
+
+// Identity says with whose rights a store is read.
+type Identity string
+
+// The identities, as manifests write them.
+const (
+	AsAgent Identity = "agent" // with credentials of the agent's own; answers are shared by all pods
+	// AsPod: with the tokens in Query.Tokens, so that the store authorises the pod itself. Answers are kept per service
+	// account, and a read that is on behalf of no pod is refused.
+	AsPod Identity = "pod"
+)
 
 // Selectors are the selectors of a Query that a store has.
 type Selectors struct{ Version, Stage, Namespace bool }
@@ -118,5 +129,6 @@ type Property struct {
 type Config struct {
 	Name       string // store name, for logs
 	Properties Properties
+	Identity   Identity     // one of the driver's Identities
 	Logger     *slog.Logger // never nil
 }

@@ -150,6 +150,9 @@ func (in *installation) keyOf(req *Request, list bool) (key, error) {
 		}
 		k.callerNamespace, k.callerAccount = id.Namespace, id.ServiceAccount
 	}
+	if req.Grant.AsPod() && !in.PerIdentity { // the manifest has changed, and the store is not open as it says yet
+		return k, in.fail(k.Name, providers.Errorf(providers.Unavailable, "the store is to be read as the pod, and is still open as the agent"))
+	}
 	if list {
 		if _, ok := in.provider.(providers.Lister); !ok {
 			return k, in.fail("", providers.Errorf(providers.Invalid, "the store cannot list its secrets"))

@@ -12,6 +12,7 @@ type Decision struct {
 	Allowed bool
 
 	hidden bool // denied in a way that hides the store
+	asPod  bool // allowed because the store decides about the pod itself
 	format string
 	args   [3]string
 }
@@ -144,7 +145,9 @@ func (s *storePolicy) open(id Identity, ref Ref, closed bool) Decision {
 	case closed && s.Namespace != "" && s.Namespace == id.Namespace && ownNamespace(id, ref.Namespace):
 		return allow("%s: store %q belongs to the caller's namespace", s.Source, s.Name)
 	case closed && s.PodAuthorized && id.Namespace != "" && ownNamespace(id, ref.Namespace):
-		return allow("%s: store %q reads the caller's namespace with the pod's own token", s.Source, s.Name)
+		d := allow("%s: store %q reads the caller's namespace with the pod's own token", s.Source, s.Name)
+		d.asPod = true
+		return d
 	case len(s.rules) == 0:
 		return deny("no AccessPolicy grants store %q", s.Name, "", "")
 	default:

@@ -115,10 +115,11 @@ func rulesFor(store string, all []AccessRule) []AccessRule {
 
 // Authorize decides whether id may read ref. The error wraps ErrStoreNotFound or is a *DeniedError.
 func (p *Policy) Authorize(id Identity, ref Ref) (Grant, error) {
-	if err := p.decide(id, ref).err(ref); err != nil {
+	d := p.decide(id, ref)
+	if err := d.err(ref); err != nil {
 		return Grant{}, err
 	}
-	return Grant{id: id, ref: ref, kind: read}, nil
+	return Grant{id: id, ref: ref, kind: read, asPod: d.asPod}, nil
 }
 
 // Visible reports whether id may know that store exists.
@@ -138,7 +139,7 @@ func (p *Policy) AuthorizeList(id Identity, ref Ref) (Grant, error) {
 	if err := d.err(ref); err != nil {
 		return Grant{}, err
 	}
-	return Grant{id: id, ref: ref, kind: list}, nil
+	return Grant{id: id, ref: ref, kind: list, asPod: d.asPod}, nil
 }
 
 // AuthorizeReference decides whether the component called from may have a secretKeyRef to ref. Such a Grant lets the
@@ -150,6 +151,7 @@ func (p *Policy) AuthorizeReference(from Store, ref Ref) (Grant, error) {
 	if !ok {
 		return Grant{}, ErrStoreNotFound
 	}
+	asPod := false
 	if from.Namespace != "" {
 		id := Identity{Namespace: from.Namespace}
 		d := s.inNamespace(id, p.closed)
@@ -159,8 +161,9 @@ func (p *Policy) AuthorizeReference(from Store, ref Ref) (Grant, error) {
 		if err := d.err(ref); err != nil {
 			return Grant{}, err
 		}
+		asPod = d.asPod
 	}
-	return Grant{ref: ref, kind: reference}, nil
+	return Grant{ref: ref, kind: reference, asPod: asPod}, nil
 }
 
 func set(names []string) map[string]bool {

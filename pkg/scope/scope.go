@@ -28,9 +28,10 @@ type Ref struct {
 
 // Grant proves that a Policy allowed an Identity to read a Ref, or to list a store. The zero Grant allows nothing.
 type Grant struct {
-	id   Identity
-	ref  Ref
-	kind grantKind
+	id    Identity
+	ref   Ref
+	kind  grantKind
+	asPod bool
 }
 
 type grantKind uint8
@@ -56,6 +57,10 @@ func (g Grant) Lists() bool { return g.kind == list }
 
 // IsReference reports whether g was made for a secretKeyRef of a component, on the agent's own behalf.
 func (g Grant) IsReference() bool { return g.kind == reference }
+
+// AsPod reports whether g was given only because the store itself decides about the pod (Store.PodAuthorized). It is
+// no right to an answer that the store gives to anyone else.
+func (g Grant) AsPod() bool { return g.asPod }
 
 // ErrStoreNotFound is returned, perhaps wrapped, for a store that does not exist or that the caller must not know of.
 var ErrStoreNotFound = errors.New("store not found")

@@ -237,6 +237,30 @@ func TestTenantsReferenceOnlyTheirOwn(t *testing.T) {
 	}
 }
 
+// TestGrantsThatTheStoreHasToBack: a grant says when it rests on the store's own decision about the pod.
+func TestGrantsThatTheStoreHasToBack(t *testing.T) {
+	rules := shop(true)
+	rules.Policies = append(rules.Policies, scope.AccessRule{
+		Subjects: []scope.Subject{{Namespace: "bank"}}, Stores: []string{"kubernetes"}, Allow: []string{"*"}, Source: "policy.yaml:30",
+	})
+	p := policy(t, rules)
+	for namespace, want := range map[string]bool{"shop": true, "bank": false} {
+		id := scope.Identity{Namespace: namespace, ServiceAccount: "default"}
+		ref := scope.Ref{Store: "kubernetes", Name: "x"}
+		g, err := p.Authorize(id, ref)
+		if err != nil || g.AsPod() != want {
+			t.Errorf("%s: Authorize gives AsPod %t, %v; want %t", namespace, g.AsPod(), err, want)
+		}
+		if g, err = p.AuthorizeReference(scope.Store{Namespace: namespace}, ref); err != nil || g.AsPod() != want {
+			t.Errorf("%s: AuthorizeReference gives AsPod %t, %v; want %t", namespace, g.AsPod(), err, want)
+		}
+	}
+	g, err := p.AuthorizeList(scope.Identity{Namespace: "shop"}, scope.Ref{Store: "kubernetes"})
+	if err != nil || !g.AsPod() {
+		t.Errorf("AuthorizeList gives AsPod %t, %v", g.AsPod(), err)
+	}
+}
+
 func TestVisible(t *testing.T) {
 	p := policy(t, shop(true))
 	if !p.Visible(scope.Identity{Namespace: "payments"}, "payments") || p.Visible(scope.Identity{Namespace: "shop"}, "payments") || p.Visible(scope.Identity{}, "nope") {

@@ -26,6 +26,9 @@ func Check(components []component.Component, drivers []providers.Driver) []compo
 			problems = append(problems, p.Problem)
 		} else {
 			problems = append(problems, checkProperties(c, driver)...)
+			if _, p := identityOf(c, driver); p != nil {
+				problems = append(problems, p.Problem)
+			}
 		}
 		problems = append(problems, checkSettings(c)...)
 		if i := slices.IndexFunc(c.Metadata, fromStore); i >= 0 {
@@ -105,7 +108,7 @@ func knownNames(driver providers.Driver) []string {
 	for _, st := range settings() {
 		names = append(names, st.name)
 	}
-	return names
+	return append(names, identityName)
 }
 
 func nearestRemedy(name string, names []string) string {

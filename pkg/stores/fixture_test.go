@@ -23,11 +23,12 @@ const canary = "canary-"
 
 // backend is a store behind the fake driver, by the property "address".
 type backend struct {
-	mu      sync.Mutex
-	opening func(ctx context.Context) error // what Open does besides; nil: nothing
-	secrets map[string]map[string]string    // secret name → field → value
-	opened  []providers.Properties          // properties of each successful Open
-	closed  int
+	mu       sync.Mutex
+	opening  func(ctx context.Context) error // what Open does besides; nil: nothing
+	secrets  map[string]map[string]string    // secret name → field → value
+	opened   []providers.Properties          // properties of each successful Open
+	identity providers.Identity              // of the last one
+	closed   int
 }
 
 func (b *backend) set(name, field, value string) {
@@ -68,7 +69,7 @@ func (b *backend) open(ctx context.Context, cfg providers.Config) (providers.Pro
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.opened = append(b.opened, cfg.Properties)
+	b.opened, b.identity = append(b.opened, cfg.Properties), cfg.Identity
 	return &provider{backend: b}, nil
 }
 
@@ -161,12 +162,12 @@ type fixture struct {
 	log      strings.Builder
 }
 
-// drivers returns the fake driver under two types, the second of which authorises pods itself, and under a third for
+// drivers returns the fake driver under two types, the second of which can be read as the pod, and under a third for
 // which a missing secret is an error.
 func (f *fixture) drivers() []providers.Driver {
 	fake := f.driver()
 	twin := fake
-	twin.Type, twin.PerIdentity = "secretstores.twin", true
+	twin.Type, twin.Identities = "secretstores.twin", []providers.Identity{providers.AsAgent, providers.AsPod}
 	plain := fake
 	plain.Type, plain.MissingIsEmpty = "secretstores.plain", false
 	return []providers.Driver{fake, twin, plain}

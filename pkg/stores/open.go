@@ -57,6 +57,11 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 		o.problem = p
 		return o
 	}
+	identity, p := identityOf(a.wanted, driver)
+	if p != nil {
+		o.problem = p
+		return o
+	}
 	var properties providers.Properties
 	if properties, o.refresh, o.problem = s.resolve(ctx, a.wanted, a.find); o.problem != nil {
 		return o
@@ -64,11 +69,13 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 	if o.settings, o.problem = settingsOf(a.wanted, properties); o.problem != nil {
 		return o
 	}
-	o.settings.PerIdentity = driver.PerIdentity
+	o.settings.PerIdentity = identity == providers.AsPod
 	if now := a.inService; now != nil && now.driver == driver.Type && maps.EqualFunc(now.properties, properties, secret.Value.Equal) {
 		return o
 	}
-	cfg := providers.Config{Name: a.wanted.Name, Properties: maps.Clone(properties), Logger: s.opts.Logger.With("store", a.wanted.Name)}
+	cfg := providers.Config{
+		Name: a.wanted.Name, Properties: maps.Clone(properties), Identity: identity, Logger: s.opts.Logger.With("store", a.wanted.Name),
+	}
 	provider, err := openProvider(ctx, driver, cfg, a.wanted.InitTimeout, a.store.opening)
 	if err != nil {
 		o.problem = openFailed(a.wanted, err)

@@ -47,7 +47,6 @@ func settings() []setting {
 			s.MaxBytes = n
 			return err == nil && n > 0
 		}},
-		{"identity", "write agent", func(_ *resolve.Settings, v string) bool { return v == "agent" }},
 	}
 }
 

@@ -153,6 +153,13 @@ func TestClosed(t *testing.T) {
 			`m.yaml:9: cacheTTL: has a value that does not work; write a duration such as 30s, or 0s for no cache`},
 		{"identity", func() component.Component { return store("s", value("identity", "pod")) }, nil, nil,
 			`m.yaml:9: identity: has a value that does not work; write agent`},
+		{"identity of a store that has both", func() component.Component {
+			c := store("s", value("identity", "Pod"))
+			c.Type = "secretstores.twin"
+			return c
+		}, nil, nil, `m.yaml:9: identity: has a value that does not work; write agent or pod`},
+		{"identity by reference", func() component.Component { return store("s", env("identity", "WHO")) }, nil, nil,
+			`m.yaml:9: identity: is a reference; write the value itself`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -440,13 +447,45 @@ func TestSettings(t *testing.T) {
 // TestPerIdentity: answers of a store that authorises pods itself must not be shared among them.
 func TestPerIdentity(t *testing.T) {
 	run(t, []string{"a", "b"}, func(f *fixture) {
-		a, b := store("a"), store("b")
-		b.Type = "secretstores.twin"
+		a, b := store("a"), store("b", value("Identity", "pod"))
+		a.Type, b.Type = "secretstores.twin", "secretstores.twin"
 		f.apply(a, b)
 		equal(t, "state", "a: open\nb: open", f.reasons())
 		equal(t, "per identity", []bool{false, true},
 			[]bool{f.resolver.installed["a"].Settings.PerIdentity, f.resolver.installed["b"].Settings.PerIdentity})
+		equal(t, "told to the driver", []providers.Identity{providers.AsAgent, providers.AsPod},
+			[]providers.Identity{f.backends["a"].identity, f.backends["b"].identity})
+		equal(t, "told to the policy", []bool{false, true},
+			[]bool{stores.PodAuthorized(a, f.drivers()), stores.PodAuthorized(b, f.drivers())})
+
+		a = store("a", value("identity", "pod"))
+		a.Type = "secretstores.twin"
+		f.apply(a, b)
+		equal(t, "per identity after a change", true, f.resolver.installed["a"].Settings.PerIdentity)
 	})
+}
+
+// TestIdentityThatCannotBe: a component that doesn't open as it is written must not open the policy either.
+func TestIdentityThatCannotBe(t *testing.T) {
+	for name, c := range map[string]component.Component{
+		"the driver lacks it": store("s", value("identity", "pod")),
+		"reference":           store("s", env("identity", "TTL")),
+		"unknown":             store("s", value("identity", "node")),
+		"type is unknown":     {Name: "s", Type: "secretstores.unheard.of"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			drivers := (&fixture{}).drivers()
+			if name != "the driver lacks it" && name != "type is unknown" {
+				c.Type = "secretstores.twin"
+			}
+			if stores.PodAuthorized(c, drivers) {
+				t.Error("pods are let in")
+			}
+			if problems := stores.Check([]component.Component{c}, drivers); !component.HasErrors(problems) {
+				t.Errorf("no error among %v", problems)
+			}
+		})
+	}
 }
 
 func TestCheck(t *testing.T) {

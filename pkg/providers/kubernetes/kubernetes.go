@@ -30,11 +30,11 @@ func properties() []providers.Property {
 // Driver returns the driver.
 func Driver() providers.Driver {
 	return providers.Driver{
-		Type:        Type,
-		Properties:  properties(),
-		PerIdentity: true,
-		Selectors:   providers.Selectors{Namespace: true},
-		Open:        open,
+		Type:       Type,
+		Properties: properties(),
+		Identities: []providers.Identity{providers.AsPod},
+		Selectors:  providers.Selectors{Namespace: true},
+		Open:       open,
 	}
 }
 

@@ -152,7 +152,7 @@ func TestOneReadForManyPods(t *testing.T) {
 	put(server, "shop", "db", map[string]string{"k": "v"})
 	resolver := resolve.New(resolve.Options{})
 	t.Cleanup(resolver.Close)
-	resolver.Install(resolve.Store{Name: "kubernetes", Provider: p, Settings: resolve.Settings{PerIdentity: kubernetes.Driver().PerIdentity}})
+	resolver.Install(resolve.Store{Name: "kubernetes", Provider: p, Settings: resolve.Settings{PerIdentity: true}})
 	policy, err := scope.NewPolicy(scope.Rules{Stores: []scope.Store{{Name: "kubernetes"}}})
 	if err != nil {
 		t.Fatal(err)
