@@ -1,0 +1,4 @@
+package netns
+
+// OnThread is how a thread is kept from coming back.
+var OnThread = onThread
