@@ -28,6 +28,8 @@ type Options struct {
 	// Attest derives the caller's identity from evidence. Its error is never shown to the caller, who is told that the
 	// API token is wrong. It is called for each request. Nil: every caller is the app AppID.
 	Attest func(ctx context.Context, e Evidence) (scope.Identity, error)
+	// Tokens returns the service-account tokens of a caller, for stores that are read as the caller. Nil: no caller has any.
+	Tokens func(scope.Identity) providers.TokenSource
 	// Token must be presented by every caller as dapr-api-token, before Attest is asked. Empty: none is needed.
 	Token secret.Value
 	// Ready returns the names of the parts that are not ready to serve. Nil: always ready.

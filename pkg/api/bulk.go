@@ -47,14 +47,15 @@ func (c *core) bulk(ctx context.Context, id scope.Identity, q query, f format) (
 			return answer, nil
 		}
 	}
-	listing, err := c.resolver.List(ctx, resolve.Request{Grant: list, Metadata: rest, Fresh: q.fresh, Origin: origin})
+	req := resolve.Request{Grant: list, Metadata: rest, Tokens: c.tokens(id), Fresh: q.fresh, Origin: origin}
+	listing, err := c.resolver.List(ctx, req)
 	switch {
 	case errors.Is(err, resolve.ErrStoreClosed): // since it was looked up
 		return bulkAnswer{}, c.missingStore(policy, id, q.store)
 	case err != nil:
 		return bulkAnswer{}, bulkFault(q.store, "", err)
 	}
-	a, err := c.assemble(ctx, listing, grants(policy, id, ref, listing.Names), q, rest, f)
+	a, err := c.assemble(ctx, listing, grants(policy, id, ref, listing.Names), q, req, f)
 	if err != nil {
 		return bulkAnswer{}, err
 	}
@@ -76,9 +77,8 @@ func grants(policy *scope.Policy, id scope.Identity, ref scope.Ref, names []stri
 	return granted
 }
 
-// assemble reads what is granted of a listing and puts it together. The error is a *fault.
-func (c *core) assemble(ctx context.Context, listing resolve.Listing, grants []scope.Grant, q query, rest map[string]string, f format) (*assembly, error) {
-	req := resolve.Request{Metadata: rest, Fresh: q.fresh, Origin: origin}
+// assemble reads what is granted of a listing, each secret by a request like req, and puts it together. The error is a *fault.
+func (c *core) assemble(ctx context.Context, listing resolve.Listing, grants []scope.Grant, q query, req resolve.Request, f format) (*assembly, error) {
 	reads, err := c.readAll(ctx, grants, req, q.failsOnError())
 	if err != nil {
 		return nil, err

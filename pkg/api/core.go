@@ -23,6 +23,7 @@ type core struct {
 	resolver Resolver
 	audit    Auditor
 	stores   Stores
+	tokens   func(scope.Identity) providers.TokenSource
 	appID    string
 	version  string
 	added    addedMetadata
@@ -71,7 +72,7 @@ func (c *core) get(ctx context.Context, id scope.Identity, q query) (secretAnswe
 	if err != nil {
 		return secretAnswer{}, c.refuse(ctx, policy, id, ref, err)
 	}
-	result, err := c.resolver.Resolve(ctx, resolve.Request{Grant: grant, Metadata: rest, Fresh: q.fresh, Origin: origin})
+	result, err := c.resolver.Resolve(ctx, resolve.Request{Grant: grant, Metadata: rest, Tokens: c.tokens(id), Fresh: q.fresh, Origin: origin})
 	if err != nil {
 		return c.unanswered(policy, id, q, store, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
 )
 
@@ -43,6 +44,10 @@ func New(opts Options) *Server {
 	if attest == nil {
 		attest = func(context.Context, Evidence) (scope.Identity, error) { return scope.Identity{AppID: opts.AppID}, nil }
 	}
+	tokens := opts.Tokens
+	if tokens == nil {
+		tokens = func(scope.Identity) providers.TokenSource { return nil }
+	}
 	ready := opts.Ready
 	if ready == nil {
 		ready = func() []string { return nil }
@@ -52,6 +57,7 @@ func New(opts Options) *Server {
 		resolver: opts.Resolver,
 		audit:    opts.Audit,
 		stores:   opts.Stores,
+		tokens:   tokens,
 		appID:    opts.AppID,
 		version:  opts.Version,
 		bulks:    newBulkCache(bulkCacheBytes),

@@ -41,7 +41,6 @@ func (a *Addr) String() string { return a.Identity.Namespace + "/" + a.Identity.
 
 // Listener is a net.Listener that accepts what comes in by any of its sources. It is safe for concurrent use.
 type Listener struct {
-	way      Way
 	accepted chan net.Conn
 	done     chan struct{}
 
@@ -51,8 +50,8 @@ type Listener struct {
 }
 
 // New returns a Listener without sources.
-func New(way Way) *Listener {
-	return &Listener{way: way, accepted: make(chan net.Conn), done: make(chan struct{}), sources: map[*Source]bool{}}
+func New() *Listener {
+	return &Listener{accepted: make(chan net.Conn), done: make(chan struct{}), sources: map[*Source]bool{}}
 }
 
 // Accept returns the next connection.
@@ -65,8 +64,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Addr says which way the listener is for.
-func (l *Listener) Addr() net.Addr { return &Addr{Way: l.way} }
+// Addr is that of no socket in particular.
+func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: "pods", Net: "origin"} }
 
 // Close closes the sockets of all sources, and those that are added later. Connections stay, for their calls to end.
 func (l *Listener) Close() error {
@@ -85,9 +84,9 @@ func (l *Listener) Close() error {
 }
 
 // Add accepts connections on a pod's sockets, which it takes over, until the Source is closed.
-func (l *Listener) Add(id scope.Identity, sockets ...net.Listener) *Source {
+func (l *Listener) Add(from Addr, sockets ...net.Listener) *Source {
 	s := &Source{
-		listener: l, addr: &Addr{Way: l.way, Identity: id}, sockets: sockets,
+		listener: l, addr: &from, sockets: sockets,
 		done: make(chan struct{}), slots: make(chan struct{}, maxConnections), open: map[net.Conn]bool{},
 	}
 	l.mu.Lock()

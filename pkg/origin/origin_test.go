@@ -19,6 +19,8 @@ var (
 	job = scope.Identity{Namespace: "shop", Pod: "job-7", PodUID: "2"}
 )
 
+func at(id scope.Identity) origin.Addr { return origin.Addr{Way: origin.Localhost, Identity: id} }
+
 func listen(t *testing.T, network, address string) net.Listener {
 	t.Helper()
 	l, err := net.Listen(network, address)
@@ -47,10 +49,10 @@ func connect(t *testing.T, l *origin.Listener, socket net.Listener) (client, ser
 func TestAddr(t *testing.T) {
 	tcp, tcp6 := listen(t, "tcp", "127.0.0.1:0"), listen(t, "tcp", "[::1]:0")
 	unix := listen(t, "unix", filepath.Join(t.TempDir(), "socket"))
-	l := origin.New(origin.Localhost)
+	l := origin.New()
 	defer l.Close()
-	l.Add(web, tcp, tcp6)
-	l.Add(job, unix)
+	l.Add(at(web), tcp, tcp6)
+	l.Add(at(job), unix)
 	for socket, want := range map[net.Listener]scope.Identity{tcp: web, tcp6: web, unix: job} {
 		client, server := connect(t, l, socket)
 		addr, ok := server.RemoteAddr().(*origin.Addr)
@@ -75,10 +77,10 @@ func TestAddr(t *testing.T) {
 // TestSourceClose asserts that a pod's end is the end of its sockets and connections, and of no others.
 func TestSourceClose(t *testing.T) {
 	ours, theirs := listen(t, "tcp", "127.0.0.1:0"), listen(t, "tcp", "127.0.0.1:0")
-	l := origin.New(origin.Localhost)
+	l := origin.New()
 	defer l.Close()
-	source := l.Add(web, ours)
-	l.Add(job, theirs)
+	source := l.Add(at(web), ours)
+	l.Add(at(job), theirs)
 	gone, _ := connect(t, l, ours)
 	stays, server := connect(t, l, theirs)
 
@@ -101,15 +103,15 @@ func TestSourceClose(t *testing.T) {
 // TestListenerClose asserts that calls may end when the server shuts down, while nothing new comes in.
 func TestListenerClose(t *testing.T) {
 	socket, late := listen(t, "tcp", "127.0.0.1:0"), listen(t, "tcp", "127.0.0.1:0")
-	l := origin.New(origin.Localhost)
-	source := l.Add(web, socket)
+	l := origin.New()
+	source := l.Add(at(web), socket)
 	client, server := connect(t, l, socket)
 	for range 2 {
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
 	}
-	l.Add(job, late)
+	l.Add(at(job), late)
 	for _, s := range []net.Listener{socket, late} {
 		if _, err := net.Dial("tcp", s.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%s is open: %v", s.Addr(), err)
@@ -167,9 +169,9 @@ func (p *pipes) dial() bool {
 func TestManyConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		greedy, modest := newPipes(), newPipes()
-		l := origin.New(origin.Socket)
-		l.Add(web, greedy)
-		l.Add(job, modest)
+		l := origin.New()
+		l.Add(at(web), greedy)
+		l.Add(at(job), modest)
 		var accepted []net.Conn
 		go func() {
 			for {
@@ -209,8 +211,8 @@ func TestManyConnections(t *testing.T) {
 func TestAcceptFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
-		l := origin.New(origin.Socket)
-		l.Add(web, p)
+		l := origin.New()
+		l.Add(at(web), p)
 		go func() {
 			for {
 				if _, err := l.Accept(); err != nil {

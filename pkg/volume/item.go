@@ -13,10 +13,13 @@ import (
 
 // Spec is what a volume's attributes ask for; ParseSpec makes one.
 type Spec struct {
-	Items           []Item        // at least one
+	Items           []Item        // at least one, unless Socket or Localhost is set
+	Mode            fs.FileMode   // of what has no mode of its own; 0: 0444, or 0440 if the files have a group
 	UID, GID        int           // owner of the files; -1: not set
 	Size            int64         // limit for the files, in bytes; 0: the Set's MaxVolumeBytes
 	RefreshInterval time.Duration // how often to read the secrets again; 0: as the stores say
+	Socket          bool          // the volume has sockets for API calls
+	Localhost       bool          // the pod is to have listeners in its network namespace; nothing of them is in the volume
 }
 
 // Item is one secret of a volume.
@@ -64,9 +67,9 @@ type Encoding string
 // EncodingBase64 is standard base64 (RFC 4648, section 4), with padding or without, in any number of lines.
 const EncodingBase64 Encoding = "base64"
 
-func (it Item) secret() secretName { return secretName{store: it.Ref.Store, name: it.Ref.Name} }
-
-func (it Item) String() string { return it.secret().String() }
+func (it Item) String() string {
+	return fmt.Sprintf("secret %q of store %q", it.Ref.Name, it.Ref.Store)
+}
 
 // isFile tells whether f, the only field that the item selects, is the file Item.Path rather than one below it.
 func (it Item) isFile(f Field) bool { return f.Name == it.Ref.Name && f.Path == "" && it.Path != "." }
@@ -123,7 +126,7 @@ func (it Item) check(paths *pathSet) (problems []string) {
 		return problems
 	}
 	for _, p := range it.declaredPaths() {
-		if err := paths.add(p, it.secret()); err != nil {
+		if err := paths.add(p, it.String()); err != nil {
 			problems = append(problems, err.Error()+"; set path of one of them")
 		}
 	}

@@ -46,20 +46,15 @@ func checkPath(p string) error {
 
 // pathSet finds paths that can't be in one volume. The zero pathSet is empty.
 type pathSet struct {
-	leaves map[string]secretName // path of a file, or of one item's own directory → whom it belongs to
-	above  map[string]secretName // path of a directory above a leaf → whom the leaf belongs to
+	leaves map[string]string // path of a file, or of one item's own directory → whom it belongs to
+	above  map[string]string // path of a directory above a leaf → whom the leaf belongs to
 }
 
-// secretName is how problems name a secret.
-type secretName struct{ store, name string }
-
-func (n secretName) String() string { return fmt.Sprintf("secret %q of store %q", n.name, n.store) }
-
-// add puts p, which belongs to owner, in the set. It fails if p is there, is above a path that is there, or is below
+// add puts p, which belongs to owner, as problems name it, in the set. It fails if p is there, is above a path that is there, or is below
 // one.
-func (s *pathSet) add(p string, owner secretName) error {
+func (s *pathSet) add(p, owner string) error {
 	if s.leaves == nil {
-		s.leaves, s.above = map[string]secretName{}, map[string]secretName{}
+		s.leaves, s.above = map[string]string{}, map[string]string{}
 	}
 	if other, ok := s.leaves[p]; ok {
 		return fmt.Errorf("%s and %s both have path %q", other, owner, p)

@@ -23,7 +23,7 @@ type File struct {
 // were: its field names may be hostile. The error is an *InvalidError with all problems, or a *providers.Error with
 // Kind NotFound for the first listed field that is missing.
 func (s Spec) Project(payloads []*providers.Payload) ([]File, error) {
-	p := projection{spec: s, files: make([]File, 0, len(s.Items))}
+	p := projection{spec: s, paths: s.paths(), files: make([]File, 0, len(s.Items))}
 	for i, it := range s.Items {
 		if payloads[i] == nil {
 			continue
@@ -146,7 +146,7 @@ func (p *projection) lay(it Item, fields []selected, wanted int) {
 }
 
 func (p *projection) file(it Item, path string, mode fs.FileMode, data secret.Value) {
-	if err := p.paths.add(path, it.secret()); err != nil {
+	if err := p.paths.add(path, it.String()); err != nil {
 		p.problems = append(p.problems, err.Error()+"; set path of one of them")
 	}
 	if mode == 0 {

@@ -65,7 +65,7 @@ func (s *Set) publish(ctx context.Context, want record, tokens providers.TokenSo
 	if err != nil {
 		return err
 	}
-	if _, err := s.limit(spec); err != nil {
+	if err := s.acceptable(spec); err != nil {
 		return err
 	}
 	ctx, v, end, err := s.begin(ctx, want.ID)
@@ -147,6 +147,7 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	}
 	if err := s.records.commit(r.ID); err != nil {
 		s.unreserve(size)
+		v.shutSockets()
 		return errors.Join(err, s.discard(r.ID, r.Target))
 	}
 	s.opts.Checkpoint("published recorded")
@@ -194,6 +195,7 @@ func (s *Set) Unpublish(ctx context.Context, id, target string) error {
 	if target != r.Target {
 		return fmt.Errorf("%w: volume %q is published at %q", ErrConflict, id, r.Target)
 	}
+	v.shutSockets()
 	if err := s.dismantle(r); err != nil {
 		return err
 	}

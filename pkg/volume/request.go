@@ -35,6 +35,15 @@ func (r record) spec() (Spec, error) {
 	return spec, nil
 }
 
+// acceptable tells whether this agent can do what a volume asks for. The error is an *InvalidError.
+func (s *Set) acceptable(spec Spec) error {
+	if err := s.servesSockets(spec); err != nil {
+		return err
+	}
+	_, err := s.limit(spec)
+	return err
+}
+
 // limit is the size that the volume's files may have. The error is an *InvalidError.
 func (s *Set) limit(spec Spec) (int64, error) {
 	switch most := s.opts.MaxVolumeBytes; {
@@ -58,8 +67,8 @@ func (r record) mountOptions(limit int64) mount.Options {
 	return opts
 }
 
-// extraEntries are the root directory, two generations' directories, ..data and ..data_tmp.
-const extraEntries = 5
+// extraEntries are the root directory, two generations' directories, ..data and ..data_tmp, two sockets and a new one.
+const extraEntries = 8
 
 // selinuxContext returns the context of a mount flag as the kubelet sends it. Quotes are for mount(8), which needs them
 // around commas.

@@ -84,6 +84,9 @@ func (s *Set) update(v *volume, files []File) (changed bool, err error) {
 	if link, err := readLink(dir.Fd(), dataLink); err != nil || link != v.tree.data {
 		v.tree = tree{} // somebody else has been in it, so nothing is known of it
 	}
+	if err := s.openSockets(v, v.record, v.spec, root); err != nil { // no more than a try if there are any
+		return false, err
+	}
 	o := v.spec.owner()
 	if v.tree.holds(files, o) {
 		return false, nil
@@ -137,6 +140,7 @@ func (s *Set) mount(place mount.Place, v *volume, r record, spec Spec, files []F
 	if err != nil {
 		return 0, err
 	}
+	v.shutSockets() // those of a mount that is gone
 	v.tree = tree{clean: true}
 	size, err = s.reserve(spec, files, func() error {
 		return place.Mount(r.mountOptions(limit), func(dir mount.Dir, device uint64) error {
@@ -144,11 +148,16 @@ func (s *Set) mount(place mount.Place, v *volume, r record, spec Spec, files []F
 			if err := v.tree.replace(dir, files, spec.owner(), s.opts.Checkpoint); err != nil {
 				return err
 			}
+			if err := s.openSockets(v, r, spec, root); err != nil {
+				return err
+			}
 			return filled(device)
 		})
 	})
 	if err == nil {
 		s.opts.Checkpoint("mounted")
+	} else {
+		v.shutSockets()
 	}
 	return size, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +48,9 @@ type Options struct {
 	StateDir   string
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: no metrics
+	// Serve answers API calls on the sockets of a volume, which it takes over, as calls of the pod that it is for. What
+	// it returns ends that, and closes the sockets and all connections. Nil: a volume that asks for sockets is refused.
+	Serve func(id scope.Identity, http, grpc net.Listener) (stop func())
 	// Denied is called for each read that the policy refuses, for the audit trail. Nil: nobody is told.
 	Denied func(context.Context, Denial)
 

@@ -26,6 +26,7 @@ const (
 	attrFormat          = "format"
 	attrSize            = "size"
 	attrRefreshInterval = "refreshInterval"
+	attrAPI             = "api"
 )
 
 // ParseSpec reads volume attributes, except those whose names start with "csi.storage.k8s.io/".
@@ -37,6 +38,8 @@ const (
 //	uid, gid         owner of the files; by default the agent's, or the group that the pod asks for (fsGroup)
 //	size             limit for the files, in whole pages, as a quantity: "64Ki"; the default is the agent's limit
 //	refreshInterval  how often to read the secrets again, "1s" or more; the default is the store's
+//	api              how the pod calls the secrets API, with commas: socket (sockets http.sock and grpc.sock in the
+//	                 volume), localhost (a listener in the pod's network namespace); a volume may have this and no secrets
 //
 // An item of the YAML list has the members name, store, version, stage, namespace, path, fields, mode, optional, format
 // and encoding (base64, or nothing), as in Item. Its path is by default the secret's name. Its fields are a list of
@@ -69,7 +72,8 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 		switch name {
 		case attrStore, attrSecrets:
 		case attrMode:
-			defaults.Mode = parsed(&p, value, parseMode)
+			spec.Mode = parsed(&p, value, parseMode)
+			defaults.Mode = spec.Mode
 		case attrUID:
 			spec.UID = parsed(&p, value, parseID)
 		case attrGID:
@@ -80,6 +84,8 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 			spec.Size = parsed(&p, value, parseSize)
 		case attrRefreshInterval:
 			spec.RefreshInterval = parsed(&p, value, parseInterval)
+		case attrAPI:
+			spec.Socket, spec.Localhost = p.ways(value)
 		default:
 			p.reportf("is unknown; the attributes are %s", strings.Join(attributeNames, ", "))
 		}
@@ -92,23 +98,49 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 	return spec, p.problems
 }
 
-var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attrUID, attrGID, attrSize, attrRefreshInterval}
+var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attrUID, attrGID, attrSize, attrRefreshInterval, attrAPI}
 
 // maxItems limits what one volume can make the agent read and hold at one time.
 const maxItems = 1024
 
 func (s Spec) check() (problems []string) {
 	switch n := len(s.Items); {
-	case n == 0:
+	case n == 0 && !s.Socket && !s.Localhost:
 		return []string{`volume attribute "secrets" names no secret; list at least one`}
 	case n > maxItems:
 		return []string{fmt.Sprintf(`volume attribute "secrets" lists %d secrets, and %d are allowed; use several volumes`, n, maxItems)}
 	}
-	var paths pathSet
+	paths := s.paths()
 	for _, it := range s.Items {
 		problems = append(problems, it.check(&paths)...)
 	}
 	return problems
+}
+
+// paths is what a volume holds whatever its items are.
+func (s Spec) paths() (paths pathSet) {
+	if s.Socket {
+		for _, name := range socketNames {
+			_ = paths.add(name, "the API's socket") // the set is empty
+		}
+	}
+	return paths
+}
+
+// ways reads the attribute "api".
+func (p *parser) ways(text string) (socket, localhost bool) {
+	for way := range strings.SplitSeq(text, ",") {
+		switch strings.TrimSpace(way) {
+		case "socket":
+			socket = true
+		case "localhost":
+			localhost = true
+		default:
+			p.reportf("is %q; it must be socket, localhost, or both with a comma between them", text)
+			return false, false
+		}
+	}
+	return socket, localhost
 }
 
 // parser collects problems.

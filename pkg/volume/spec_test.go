@@ -35,7 +35,7 @@ func TestParseSpec(t *testing.T) {
 				"store": "s", "secrets": "a", "mode": "0400", "uid": "7", "gid": "0", "format": "json", "size": "64Ki", "refreshInterval": "1m30s",
 				"csi.storage.k8s.io/serviceAccount.tokens": "{}", "csi.storage.k8s.io/pod.name": "p",
 			},
-			want: volume.Spec{UID: 7, GID: 0, Size: 65536, RefreshInterval: 90 * time.Second, Items: []volume.Item{
+			want: volume.Spec{Mode: 0o400, UID: 7, GID: 0, Size: 65536, RefreshInterval: 90 * time.Second, Items: []volume.Item{
 				{Ref: scope.Ref{Store: "s", Name: "a"}, Path: "a", Format: volume.FormatJSON, Mode: 0o400},
 			}},
 		},

@@ -11,7 +11,9 @@ import (
 type volume struct {
 	// turn is full while an operation works on the volume. Waiting operations get it in the order in which they came.
 	turn chan struct{}
-	tree tree // belongs to whoever has the turn
+	// tree and closeSockets belong to whoever has the turn.
+	tree         tree
+	closeSockets func() // nil: no sockets are open
 
 	// The rest is guarded by Set.mu, and changed by whoever has the turn; tokens, appID and operations by anybody.
 	published  bool

@@ -1,0 +1,426 @@
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/secret"
+	"github.com/keywell/keywell/pkg/volume"
+)
+
+// greeter serves sockets: it tells every caller whose volume it has called through, and which of the sockets it was.
+type greeter struct {
+	mu   sync.Mutex
+	open int
+}
+
+func (g *greeter) serve(id scope.Identity, http, grpc net.Listener) (stop func()) {
+	g.count(1)
+	for name, l := range map[string]net.Listener{"http": http, "grpc": grpc} {
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = fmt.Fprint(c, name, " of ", id.Pod)
+				_ = c.Close()
+			}
+		}()
+	}
+	return func() {
+		_, _ = http.Close(), grpc.Close()
+		g.count(-1)
+	}
+}
+
+func (g *greeter) count(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open += n
+}
+
+func (g *greeter) opened() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
+}
+
+// withSockets serves the sockets of a node's volumes.
+func withSockets(g *greeter) func(*volume.Options) {
+	return func(o *volume.Options) { o.Serve = g.serve }
+}
+
+// call connects to a socket and returns what it says. A directory's path may be longer than a socket's address.
+func call(dir, name string) (string, error) {
+	handle, err := os.Open(dir)
+	if err != nil {
+		return "", err
+	}
+	defer handle.Close()
+	c, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", handle.Fd(), name))
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	answer, err := io.ReadAll(c)
+	return string(answer), err
+}
+
+func (n *node) wantSockets(t *testing.T, id string) {
+	t.Helper()
+	for _, name := range []string{"http", "grpc"} {
+		if got, err := call(n.target(id), name+".sock"); err != nil || got != name+" of p" {
+			t.Errorf("%s.sock: %q, %v", name, got, err)
+		}
+	}
+}
+
+// apiRequest asks for a volume with sockets and no secrets, at a path that is longer than a socket's address may be.
+func (n *node) apiRequest(id string, attributes ...string) volume.Request {
+	req := n.request(id, "")
+	req.Attributes["api"] = "socket"
+	for _, a := range attributes {
+		name, value, _ := strings.Cut(a, "=")
+		req.Attributes[name] = value
+	}
+	return req
+}
+
+var longID = strings.Repeat("v", 120)
+
+// TestSockets follows the sockets of a volume through its life.
+func TestSockets(t *testing.T) {
+	for _, id := range []string{"v", longID} {
+		g := &greeter{}
+		n := newTmpfsNode(t, withSockets(g))
+		n.store.set("a", fields{"a": "1"})
+		n.mustPublish(t, n.apiRequest(id, "secrets=a"))
+		n.wantSockets(t, id)
+		if diff := cmp.Diff(map[string]string{"a": "1"}, files(t, n, id)); diff != "" {
+			t.Error(diff)
+		}
+
+		n.store.set("a", fields{"a": "2"})
+		if out, err := n.Rotate(t.Context(), id); err != nil || !out.Changed {
+			t.Errorf("rotate: %+v, %v", out, err)
+		}
+		n.mustPublish(t, n.apiRequest(id, "secrets=a"))
+		n.wantSockets(t, id)
+		if g.opened() != 1 {
+			t.Errorf("%d volumes are served", g.opened())
+		}
+
+		if err := n.Unpublish(t.Context(), id, n.target(id)); err != nil {
+			t.Fatal(err)
+		}
+		n.absent(t, id)
+		if g.opened() != 0 {
+			t.Error("the sockets outlive their volume")
+		}
+	}
+}
+
+// files is what a volume holds beside sockets.
+func files(t *testing.T, n *node, id string) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	entries, err := os.ReadDir(n.target(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Type() == fs.ModeSocket || strings.HasPrefix(e.Name(), "..") {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(n.target(id), e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[e.Name()] = string(b)
+	}
+	return got
+}
+
+// TestSocketsOfAnotherProcess has an agent end and another begin: the path that pods know leads to the new one.
+func TestSocketsOfAnotherProcess(t *testing.T) {
+	g := &greeter{}
+	n := newTmpfsNode(t, withSockets(g))
+	dead := &greeter{}
+	n.opts.Serve = func(_ scope.Identity, http, grpc net.Listener) func() {
+		_, _ = http.Close(), grpc.Close() // as the end of a process does
+		return dead.serve(scope.Identity{}, http, grpc)
+	}
+	n.restart(t)
+	n.mustPublish(t, n.apiRequest("v"))
+	if _, err := call(n.target("v"), "http.sock"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatalf("while there is no agent: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(n.target("v"), "..socket_tmp"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.opts.Serve = g.serve
+	n.restart(t)
+	if err := n.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.wantSockets(t, "v")
+	if c := n.condition(t, "v"); c.Abnormal {
+		t.Errorf("condition: %+v", c)
+	}
+	if left := n.leftovers(t, "v"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+
+	n.opts.Serve = nil
+	n.restart(t)
+	if err := n.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c := n.condition(t, "v"); !c.Abnormal || !strings.Contains(c.Message, "does not serve the API") {
+		t.Errorf("an agent without the API: %+v", c)
+	}
+}
+
+// TestSocketsOfALostMount asserts that a volume that is mounted again has sockets that lead somewhere.
+func TestSocketsOfALostMount(t *testing.T) {
+	g := &greeter{}
+	n := newTmpfsNode(t, withSockets(g))
+	n.mustPublish(t, n.apiRequest("v"))
+	if err := unix.Unmount(n.target("v"), unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Rotate(t.Context(), "v"); err != nil {
+		t.Fatal(err)
+	}
+	n.wantSockets(t, "v")
+	if g.opened() != 1 {
+		t.Errorf("%d volumes are served: the sockets of the lost mount hold it", g.opened())
+	}
+}
+
+// TestSocketPermissions asserts that those can connect who can read the files, also where the mount is read-only.
+func TestSocketPermissions(t *testing.T) {
+	tests := []struct {
+		name       string
+		attributes []string
+		group      string
+		want       string // mode, user and group
+	}{
+		{"by default", nil, "", "Srw-rw-rw- 0 0"},
+		{"of a group", nil, "2000", "Srw-rw---- 0 2000"},
+		{"of a user", []string{"mode=0400", "uid=1000"}, "", "Srw------- 1000 0"},
+		{"a mode that writes", []string{"mode=0777", "gid=7"}, "", "Srw-rw-rw- 0 7"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			n := newTmpfsNode(t, withSockets(&greeter{}))
+			req := n.apiRequest("v", test.attributes...)
+			req.MountGroup = test.group
+			n.mustPublish(t, req)
+			for _, name := range []string{"http.sock", "grpc.sock"} {
+				info, err := os.Lstat(filepath.Join(n.target("v"), name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				st := info.Sys().(*syscall.Stat_t)
+				if got := fmt.Sprint(info.Mode(), " ", st.Uid, " ", st.Gid); got != test.want {
+					t.Errorf("%s: %s, want %s", name, got, test.want)
+				}
+			}
+		})
+	}
+}
+
+// TestSocketReaders connects as users with and without the right to, through a read-only mount, as pods do.
+func TestSocketReaders(t *testing.T) {
+	n := newTmpfsNode(t, withSockets(&greeter{}))
+	n.mustPublish(t, n.apiRequest("v", "mode=0440", "uid=1000", "gid=2000"))
+	// Not below t.TempDir, which belongs to root alone.
+	pod, err := os.MkdirTemp("/tmp", "keywell-socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = unix.Unmount(pod, unix.MNT_DETACH), os.Remove(pod) })
+	if err := errors.Join(os.Chmod(pod, 0o755), unix.Mount(n.target("v"), pod, "", unix.MS_BIND, ""),
+		unix.Mount("", pod, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(pod, "x"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Fatalf("the mount is not read-only: %v", err)
+	}
+	for _, test := range []struct {
+		user, group uint32
+		want        string
+	}{
+		{1000, 1000, "http of p"}, {1001, 2000, "http of p"}, {1001, 1001, "permission denied"},
+	} {
+		got, err := connectAs(t, test.user, test.group, filepath.Join(pod, "http.sock"))
+		if !strings.Contains(got, test.want) {
+			t.Errorf("user %d of group %d: %q, %v", test.user, test.group, got, err)
+		}
+	}
+}
+
+const connectEnv = "KEYWELL_TEST_CONNECT"
+
+// TestConnect is run by connectAs, in a process of its own.
+func TestConnect(t *testing.T) {
+	path := os.Getenv(connectEnv)
+	if path == "" {
+		t.Skip("only for connectAs")
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(c)
+	t.Logf("%s, %v", answer, err)
+}
+
+func connectAs(t *testing.T, user, group uint32, path string) (string, error) {
+	t.Helper()
+	// The program's own directory belongs to root alone; a handle on it does not ask who we are.
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	cmd := exec.Command("/proc/self/fd/3", "-test.run=^TestConnect$", "-test.v")
+	cmd.ExtraFiles = []*os.File{self}
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), connectEnv+"="+path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: group, NoSetGroups: false}}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func TestAPIAttribute(t *testing.T) {
+	tests := []struct {
+		api, secrets      string
+		socket, localhost bool
+		problem           string
+	}{
+		{api: "socket", socket: true},
+		{api: "localhost", localhost: true},
+		{api: "localhost, socket", socket: true, localhost: true},
+		{api: "socket", secrets: "a", socket: true},
+		{api: "", problem: `must be socket, localhost, or both`},
+		{api: "sidecar", problem: `must be socket, localhost, or both`},
+		{api: "socket", secrets: "http.sock", problem: `the API's socket and secret "http.sock" of store "s" both have path "http.sock"`},
+		{api: "localhost", secrets: "http.sock", localhost: true},
+	}
+	for _, test := range tests {
+		spec, err := volume.ParseSpec(map[string]string{"store": "s", "secrets": test.secrets, "api": test.api})
+		switch {
+		case test.problem != "":
+			if err == nil || !strings.Contains(err.Error(), test.problem) {
+				t.Errorf("api %q with secrets %q: %v", test.api, test.secrets, err)
+			}
+		case err != nil || spec.Socket != test.socket || spec.Localhost != test.localhost:
+			t.Errorf("api %q with secrets %q: %+v, %v", test.api, test.secrets, spec, err)
+		}
+	}
+	spec := volume.Spec{Socket: true, UID: -1, GID: -1, Items: []volume.Item{{Ref: scope.Ref{Store: "s", Name: "a"}, Path: ".", Format: volume.FormatFiles}}}
+	_, err := spec.Project([]*providers.Payload{fields{"grpc.sock": "x"}.payload()})
+	if err == nil || !strings.Contains(err.Error(), "the API's socket") {
+		t.Errorf("a store's field with the name of a socket: %v", err)
+	}
+}
+
+func TestNoSocketsWithoutAPI(t *testing.T) {
+	n := newNode(t)
+	err := n.Publish(t.Context(), n.apiRequest("v"))
+	if err == nil || !strings.Contains(err.Error(), "does not serve the API") {
+		t.Errorf("%v", err)
+	}
+	n.absent(t, "v")
+}
+
+// TestSocketsOfAFailedPublish asserts that sockets end with a volume that comes to nothing.
+func TestSocketsOfAFailedPublish(t *testing.T) {
+	g := &greeter{}
+	n := newTmpfsNode(t, withSockets(g))
+	n.at = func(step string) {
+		if step == "publishing recorded" { // the target is occupied by the time the tmpfs is complete
+			if err := errors.Join(os.MkdirAll(n.target("v"), 0o755), unix.Mount("tmpfs", n.target("v"), "tmpfs", 0, "")); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := n.Publish(t.Context(), n.apiRequest("v")); err == nil {
+		t.Fatal("it is published")
+	}
+	if g.opened() != 0 {
+		t.Error("its sockets are open")
+	}
+}
+
+// audienceTokens are a pod's tokens: one, for one audience.
+type audienceTokens struct {
+	audience, value string
+	expires         time.Time
+}
+
+func (a audienceTokens) Token(_ context.Context, audience string) (secret.Value, time.Time, error) {
+	if audience != a.audience {
+		return secret.Value{}, time.Time{}, providers.Errorf(providers.Invalid, "no token for %s", audience)
+	}
+	return secret.FromString(a.value), a.expires, nil
+}
+
+func TestPodTokens(t *testing.T) {
+	n := newNode(t)
+	at := time.Now().Add(time.Hour)
+	publish := func(id, pod, value string, expires time.Time) {
+		req := n.request(id, "")
+		req.Attributes["api"] = "localhost"
+		req.Identity.PodUID = pod
+		req.Tokens = audienceTokens{audience: "vault", value: value, expires: expires}
+		n.mustPublish(t, req)
+	}
+	publish("v1", "u1", "old", at)
+	publish("v2", "u1", "new", at.Add(time.Minute))
+	publish("v3", "u2", "theirs", at.Add(time.Hour))
+	for pod, want := range map[string]string{"u1": "new", "u2": "theirs"} {
+		if got, _, err := n.Tokens(pod).Token(t.Context(), "vault"); err != nil || string(got.Reveal()) != want {
+			t.Errorf("pod %s: %v, want %s", pod, err, want)
+		}
+	}
+	if _, _, err := n.Tokens("u1").Token(t.Context(), "aws"); providers.KindOf(err) != providers.Invalid || !strings.Contains(err.Error(), "aws") {
+		t.Errorf("an audience without a token: %v", err)
+	}
+	for _, pod := range []string{"", "u3"} {
+		if _, _, err := n.Tokens(pod).Token(t.Context(), "vault"); !errors.Is(err, providers.ErrNoTokens) {
+			t.Errorf("a pod without a volume: %v", err)
+		}
+	}
+	for pod, want := range map[string]bool{"u1": true, "u3": false} {
+		if n.AsksLocalhost(pod) != want {
+			t.Errorf("pod %s asks for localhost: %t", pod, !want)
+		}
+	}
+	if err := n.Unpublish(t.Context(), "v3", n.target("v3")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := n.Tokens("u2").Token(t.Context(), "vault"); !errors.Is(err, providers.ErrNoTokens) || n.AsksLocalhost("u2") {
+		t.Errorf("after the volume's end: %v", err)
+	}
+}
