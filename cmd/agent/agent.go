@@ -40,12 +40,13 @@ type agent struct {
 	scheduler *rotation.Scheduler
 	csi       *csi.Server
 	api       *api.Server
+	pods      podSockets
 	cluster   *cluster // nil: standalone
 }
 
 // newAgent makes every part and starts none.
 func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent, error) {
-	a := &agent{flags: r, log: log, registry: prometheus.NewRegistry()}
+	a := &agent{flags: r, log: log, registry: prometheus.NewRegistry(), pods: newPodSockets()}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	a.watcher = component.NewWatcher(component.WatcherOptions{
@@ -56,7 +57,7 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, Logger: log, Registerer: a.registry,
 	})
 	caller := r.caller()
-	attest := func(context.Context, api.Evidence) (scope.Identity, error) { return caller, nil }
+	attest := func(_ context.Context, e api.Evidence) (scope.Identity, error) { return standalone(caller, e), nil }
 	identify := identity.Standalone(caller)
 	if r.kubernetes.enabled {
 		var err error
@@ -68,7 +69,7 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	}
 	a.api = api.New(api.Options{
 		AppID: r.appID, Version: version, Policy: &a.policy, Resolver: a.resolver, Audit: a.resolver, Stores: apiStores{a.stores},
-		Attest: attest, Token: token, Ready: a.notReady, Logger: log, Registerer: a.registry,
+		Attest: attest, Tokens: a.tokens, Token: token, Ready: a.notReady, Logger: log, Registerer: a.registry,
 	})
 	if r.csiSocket == "" {
 		return a, nil
@@ -92,7 +93,7 @@ func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope
 	}
 	a.volumes, err = volume.New(volume.Options{
 		Authorizer: &a.policy, Resolver: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
-		Denied:         a.readDenied,
+		Serve: a.pods.serveVolume, Denied: a.readDenied,
 		MaxVolumeBytes: a.flags.maxVolume, MaxNodeBytes: a.flags.maxNode,
 		Published: a.scheduler.Add, Unpublished: a.scheduler.Remove,
 		Logger: a.log, Registerer: a.registry,
@@ -174,6 +175,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	listeners = a.pods.listeners(listeners)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.stores.Run(ctx) })

@@ -17,6 +17,7 @@ import (
 	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/identity"
 	"github.com/keywell/keywell/pkg/kube"
+	"github.com/keywell/keywell/pkg/origin"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/secret"
@@ -97,8 +98,12 @@ func (c *cluster) identify(volumeContext map[string]string) (scope.Identity, err
 	return c.pods.Enrich(id), nil
 }
 
-// attest returns the identity of the pod that calls the API, by the service-account token that it sends.
+// attest returns the identity of the pod that calls the API: whose socket it calls by or, on the node's address, whose
+// service-account token it sends.
 func (c *cluster) attest(ctx context.Context, e api.Evidence) (scope.Identity, error) {
+	if from, ok := e.Peer.(*origin.Addr); ok {
+		return c.pods.Enrich(from.Identity), nil // the kubelet has said who it is, when it published the volume
+	}
 	return c.reviewer.Attest(ctx, e.Token)
 }
 

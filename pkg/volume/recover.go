@@ -108,5 +108,5 @@ func (s *Set) adopt(v *volume, r *record, spec Spec) (size int64, err error) {
 	if size, err = v.tree.adopt(dir, spec.owner()); err != nil {
 		size = info.UsedBytes
 	}
-	return size, errors.Join(err, s.openSockets(v, *r, spec, root))
+	return size, errors.Join(err, s.openSockets(v, *r, spec, dir))
 }

@@ -84,7 +84,7 @@ func (s *Set) update(v *volume, files []File) (changed bool, err error) {
 	if link, err := readLink(dir.Fd(), dataLink); err != nil || link != v.tree.data {
 		v.tree = tree{} // somebody else has been in it, so nothing is known of it
 	}
-	if err := s.openSockets(v, v.record, v.spec, root); err != nil { // no more than a try if there are any
+	if err := s.openSockets(v, v.record, v.spec, dir); err != nil { // no more than a try if there are any
 		return false, err
 	}
 	o := v.spec.owner()
@@ -148,7 +148,7 @@ func (s *Set) mount(place mount.Place, v *volume, r record, spec Spec, files []F
 			if err := v.tree.replace(dir, files, spec.owner(), s.opts.Checkpoint); err != nil {
 				return err
 			}
-			if err := s.openSockets(v, r, spec, root); err != nil {
+			if err := s.openSockets(v, r, spec, dir); err != nil {
 				return err
 			}
 			return filled(device)

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"path"
 	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/pkg/volume/mount"
 )
 
 // The sockets of a volume that asks for them. They are beside the files and no part of a generation: a socket that is
@@ -27,7 +28,7 @@ var socketNames = []string{httpSocket, grpcSocket}
 // openSockets makes the sockets of a volume in its root, if it asks for them and has none of this process. Those that an
 // earlier process has left are replaced, each by one rename, so that there is always one to connect to. The caller has
 // the volume's turn.
-func (s *Set) openSockets(v *volume, r record, spec Spec, root *os.Root) error {
+func (s *Set) openSockets(v *volume, r record, spec Spec, dir mount.Dir) error {
 	if !spec.Socket || v.closeSockets != nil {
 		return nil
 	}
@@ -36,7 +37,7 @@ func (s *Set) openSockets(v *volume, r record, spec Spec, root *os.Root) error {
 	}
 	var sockets []net.Listener
 	for _, name := range socketNames {
-		l, err := bindSocket(root, name, spec.socketMode(), spec.owner())
+		l, err := bindSocket(dir.Fd(), name, spec.socketMode(), spec.owner())
 		if err != nil {
 			for _, l := range sockets {
 				_ = l.Close() // nothing was accepted
@@ -75,13 +76,7 @@ func (s Spec) socketMode() fs.FileMode {
 }
 
 // bindSocket listens on a Unix socket in a directory, in place of whatever has its name.
-func bindSocket(root *os.Root, name string, mode fs.FileMode, o owner) (net.Listener, error) {
-	handle, err := root.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	defer handle.Close()
-	dir := int(handle.Fd())
+func bindSocket(dir int, name string, mode fs.FileMode, o owner) (net.Listener, error) {
 	if err := unix.Unlinkat(dir, newSocket, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("remove what is left of another: %w", err)
 	}

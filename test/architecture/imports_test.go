@@ -54,6 +54,8 @@ var leaves = map[string][]string{
 	"pkg/component":    {"pkg/secret", "pkg/scope"},
 	"pkg/identity":     {"pkg/secret", "pkg/scope", "pkg/providers"},
 	"pkg/rotation":     {},
+	"pkg/origin":       {"pkg/scope"},
+	"pkg/netns":        {},
 }
 
 type goPackage struct {

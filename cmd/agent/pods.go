@@ -1,0 +1,50 @@
+package main
+
+import (
+	"net"
+
+	"github.com/keywell/keywell/pkg/api"
+	"github.com/keywell/keywell/pkg/origin"
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// podSockets are the sockets that belong to one pod each, by which the pod calls the API without a token.
+type podSockets struct{ http, grpc *origin.Listener }
+
+func newPodSockets() podSockets { return podSockets{http: origin.New(), grpc: origin.New()} }
+
+// listeners adds the sockets of pods to those of the node.
+func (p podSockets) listeners(node api.Listeners) api.Listeners {
+	return api.Listeners{HTTP: append(node.HTTP, p.http), GRPC: append(node.GRPC, p.grpc)}
+}
+
+// add serves sockets as calls of one pod, until the func is called that it returns.
+func (p podSockets) add(from origin.Addr, http, grpc []net.Listener) (stop func()) {
+	onHTTP, onGRPC := p.http.Add(from, http...), p.grpc.Add(from, grpc...)
+	return func() {
+		onHTTP.Close()
+		onGRPC.Close()
+	}
+}
+
+// serveVolume serves the sockets of a volume.
+func (p podSockets) serveVolume(id scope.Identity, http, grpc net.Listener) (stop func()) {
+	return p.add(origin.Addr{Way: origin.Socket, Identity: id}, []net.Listener{http}, []net.Listener{grpc})
+}
+
+// standalone returns who calls an agent that serves one application: that, or whose volume the call came in by.
+func standalone(caller scope.Identity, e api.Evidence) scope.Identity {
+	if from, ok := e.Peer.(*origin.Addr); ok {
+		return from.Identity
+	}
+	return caller
+}
+
+// tokens returns the tokens that a pod that calls the API has in its volumes.
+func (a *agent) tokens(id scope.Identity) providers.TokenSource {
+	if a.volumes == nil || id.PodUID == "" {
+		return nil
+	}
+	return a.volumes.Tokens(id.PodUID)
+}
