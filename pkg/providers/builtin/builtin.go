@@ -9,11 +9,13 @@ import (
 	"github.com/keywell/keywell/pkg/providers/kubernetes"
 	"github.com/keywell/keywell/pkg/providers/localenv"
 	"github.com/keywell/keywell/pkg/providers/localfile"
+	"github.com/keywell/keywell/pkg/providers/vault"
 )
 
 // Drivers returns every driver that is compiled in, in the order of their types. The slice belongs to the caller.
 func Drivers() []providers.Driver {
 	return []providers.Driver{
+		vault.Driver(),
 		kubernetes.Driver(),
 		localenv.Driver(),
 		localfile.Driver(),

@@ -1,0 +1,10 @@
+// Package vault reads secrets from HashiCorp Vault, or a server that speaks its API such as OpenBao.
+//
+// A store is one mount of one server (enginePath), a KV engine of version 1 or 2: Vault is asked once which. It is read as
+// Dapr reads it, by names below a prefix. Metadata names, defaults and answers that Dapr has are Dapr's (component
+// secretstores.hashicorp.vault); everything else is an addition.
+//
+// The package promises that a name never reaches another path than the one it spells, that Vault's token and the pod's
+// go to the configured host only, and that no error holds a token, a value or what Vault wrote in its answer. It logs in
+// once per identity, the agent or a service account, keeps that token renewed, and logs in again when Vault refuses it.
+package vault
