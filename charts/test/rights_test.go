@@ -20,6 +20,7 @@ var valueSets = map[string]string{
 	"Dapr's spelling":   "disableBuiltinK8sSecretStore: true",
 	"credentials":       "{credentials: {VAULT_TOKEN: {secret: vault, key: token}}, credentialFiles: [vault-tls]}",
 	"service monitor":   "metrics: {serviceMonitor: {enabled: true}}",
+	"cloud identities":  "serviceAccountAnnotations: true",
 	"no metrics":        "metrics: {enabled: false}",
 	"other directories": "{kubeletRoot: /data/kubelet, stateDir: /run/other}",
 }
@@ -87,6 +88,9 @@ func checkRole(t *testing.T, o objects) {
 	want := []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}},
+	}
+	if slices.Contains(o.agent().Args, "--service-account-annotations") {
+		want = append(want, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"get"}})
 	}
 	if slices.ContainsFunc(o.agent().Args, func(a string) bool { return strings.HasPrefix(a, "--token-audience") }) {
 		want = append(want, rbacv1.PolicyRule{

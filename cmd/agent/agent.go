@@ -15,6 +15,7 @@ import (
 	"github.com/keywell/keywell/pkg/component"
 	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/identity"
+	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/builtin"
 	"github.com/keywell/keywell/pkg/resolve"
 	"github.com/keywell/keywell/pkg/rotation"
@@ -53,20 +54,22 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 		Sources: r.sources(), OnChange: a.manifestsChanged, Logger: log, Registerer: a.registry,
 	})
 	a.resolver = resolve.New(resolve.Options{Logger: log, Audit: audit, Changed: a.secretChanged, Registerer: a.registry})
-	a.stores = stores.New(stores.Options{
-		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, Logger: log, Registerer: a.registry,
-	})
 	caller := r.caller()
 	attest := func(_ context.Context, e api.Evidence) (scope.Identity, error) { return standalone(caller, e), nil }
 	identify := identity.Standalone(caller)
+	var accounts providers.ServiceAccounts
 	if r.kubernetes.enabled {
 		var err error
 		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, log, a.registry); err != nil {
 			return nil, err
 		}
 		attest, identify = a.cluster.attest, a.cluster.identify
+		accounts = a.cluster.accounts
 		token = secret.Value{} // each pod has its own
 	}
+	a.stores = stores.New(stores.Options{
+		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, ServiceAccounts: accounts, Logger: log, Registerer: a.registry,
+	})
 	a.api = api.New(api.Options{
 		AppID: r.appID, Version: version, Policy: &a.policy, Resolver: a.resolver, Audit: a.resolver, Stores: apiStores{a.stores},
 		Attest: attest, Tokens: a.tokens, Token: token, Ready: a.notReady, Logger: log, Registerer: a.registry,

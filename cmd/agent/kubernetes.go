@@ -31,6 +31,7 @@ type kubernetesFlags struct {
 	registry       string
 	audience       string
 	noBuiltinStore bool
+	annotations    bool
 }
 
 func (k *kubernetesFlags) register(f flags) {
@@ -40,6 +41,7 @@ func (k *kubernetesFlags) register(f flags) {
 	f.StringVar(&k.registry, "plugin-registry", "/var/lib/kubelet/plugins_registry", "the kubelet's plugin `directory`; empty: do not register")
 	f.StringVar(&k.audience, "token-audience", kube.DefaultAudience, "`audience` of the tokens by which pods call the API")
 	f.BoolVar(&k.noBuiltinStore, "disable-builtin-kubernetes-secret-store", false, "leave out the store kubernetes, which reads Secrets with the pod's own token")
+	f.BoolVar(&k.annotations, "service-account-annotations", false, "read the annotations of pods' service accounts, where they name a role or identity in a cloud")
 }
 
 // cluster is the parts that a node of Kubernetes adds.
@@ -47,7 +49,8 @@ type cluster struct {
 	pods      *kube.Pods
 	reviewer  *kube.TokenReviewer
 	events    *kube.Events
-	registrar *kube.Registrar // nil: the kubelet is not told
+	registrar *kube.Registrar           // nil: the kubelet is not told
+	accounts  providers.ServiceAccounts // nil: they are not to be read
 }
 
 func newCluster(k kubernetesFlags, csiSocket string, log *slog.Logger, registry prometheus.Registerer) (*cluster, error) {
@@ -60,6 +63,9 @@ func newCluster(k kubernetesFlags, csiSocket string, log *slog.Logger, registry 
 		return nil, err
 	}
 	c := &cluster{}
+	if k.annotations {
+		c.accounts = kube.NewServiceAccounts(client)
+	}
 	if c.pods, err = kube.NewPods(kube.PodsOptions{Client: client, Node: k.node, Logger: log, Registerer: registry}); err != nil {
 		return nil, err
 	}

@@ -131,4 +131,14 @@ type Config struct {
 	Properties Properties
 	Identity   Identity     // one of the driver's Identities
 	Logger     *slog.Logger // never nil
+	// ServiceAccounts tells what is written on the pods' service accounts. Nil: the agent is not given the right to know.
+	ServiceAccounts ServiceAccounts
+}
+
+// ServiceAccounts reads the annotations of service accounts, by which the clouds' workload identities say which cloud
+// identity a pod has.
+type ServiceAccounts interface {
+	// Annotations returns all annotations of a service account, as they are now. The error is NotFound, Denied if the
+	// agent may not read service accounts, or Unavailable.
+	Annotations(ctx context.Context, namespace, name string) (map[string]string, error)
 }

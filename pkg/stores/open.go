@@ -75,6 +75,7 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 	}
 	cfg := providers.Config{
 		Name: a.wanted.Name, Properties: maps.Clone(properties), Identity: identity, Logger: s.opts.Logger.With("store", a.wanted.Name),
+		ServiceAccounts: s.opts.ServiceAccounts,
 	}
 	provider, err := openProvider(ctx, driver, cfg, a.wanted.InitTimeout, a.store.opening)
 	if err != nil {

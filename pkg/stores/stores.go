@@ -28,12 +28,14 @@ type Resolver interface {
 
 // Options configures a Set.
 type Options struct {
-	Drivers    []providers.Driver
-	Resolver   Resolver
-	Policy     func() *scope.Policy             // the policy in force, which decides about references
-	LookupEnv  func(name string) (string, bool) // for envRef; nil: os.LookupEnv
-	Logger     *slog.Logger                     // nil: discard
-	Registerer prometheus.Registerer            // nil: no metrics
+	Drivers   []providers.Driver
+	Resolver  Resolver
+	Policy    func() *scope.Policy             // the policy in force, which decides about references
+	LookupEnv func(name string) (string, bool) // for envRef; nil: os.LookupEnv
+	// ServiceAccounts is handed to the drivers. Nil: the agent may not read service accounts.
+	ServiceAccounts providers.ServiceAccounts
+	Logger          *slog.Logger          // nil: discard
+	Registerer      prometheus.Registerer // nil: no metrics
 }
 
 // Set is the stores of this agent. It is safe for concurrent use.

@@ -6,6 +6,7 @@ package builtin
 
 import (
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/aws"
 	"github.com/keywell/keywell/pkg/providers/kubernetes"
 	"github.com/keywell/keywell/pkg/providers/localenv"
 	"github.com/keywell/keywell/pkg/providers/localfile"
@@ -15,6 +16,8 @@ import (
 // Drivers returns every driver that is compiled in, in the order of their types. The slice belongs to the caller.
 func Drivers() []providers.Driver {
 	return []providers.Driver{
+		aws.ParameterStore(),
+		aws.SecretsManager(),
 		vault.Driver(),
 		kubernetes.Driver(),
 		localenv.Driver(),
