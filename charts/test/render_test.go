@@ -83,6 +83,8 @@ type objects struct {
 	binding   rbacv1.ClusterRoleBinding
 	service   corev1.Service
 	monitor   map[string]any
+	rule      promRule
+	dashboard corev1.ConfigMap
 	kinds     []string // sorted
 }
 
@@ -92,6 +94,7 @@ func decode(t *testing.T, manifests map[string]string) objects {
 	targets := map[string]any{
 		"DaemonSet": &o.daemonSet, "CSIDriver": &o.driver, "ConfigMap": &o.config, "ServiceAccount": &o.account,
 		"ClusterRole": &o.role, "ClusterRoleBinding": &o.binding, "Service": &o.service, "ServiceMonitor": &o.monitor,
+		"PrometheusRule": &o.rule,
 	}
 	for _, name := range slices.Sorted(maps.Keys(manifests)) {
 		if name == "NOTES.txt" || strings.HasPrefix(name, "tests/") {
@@ -100,6 +103,9 @@ func decode(t *testing.T, manifests map[string]string) objects {
 		for _, doc := range documents(t, manifests[name]) {
 			kind := kindOf(t, doc)
 			target, ok := targets[kind]
+			if name == "dashboard.yaml" {
+				kind, target = "ConfigMap of the dashboard", &o.dashboard
+			}
 			if !ok || slices.Contains(o.kinds, kind) {
 				t.Fatalf("%s: unexpected %s", name, kind)
 			}

@@ -21,6 +21,7 @@ var valueSets = map[string]string{
 	"credentials":       "{credentials: {VAULT_TOKEN: {secret: vault, key: token}}, credentialFiles: [vault-tls]}",
 	"service monitor":   "metrics: {serviceMonitor: {enabled: true}}",
 	"cloud identities":  "serviceAccountAnnotations: true",
+	"monitoring":        "metrics: {prometheusRule: {enabled: true}, dashboard: {enabled: true}}",
 	"no metrics":        "metrics: {enabled: false}",
 	"other directories": "{kubeletRoot: /data/kubelet, stateDir: /run/other}",
 }

@@ -62,6 +62,7 @@ func TestKinds(t *testing.T) {
 	for name, more := range map[string][]string{
 		"defaults":        {},
 		"service monitor": {"Service", "ServiceMonitor"},
+		"monitoring":      {"ConfigMap of the dashboard", "PrometheusRule"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := slices.Sorted(slices.Values(slices.Concat(always, more)))
@@ -144,6 +145,8 @@ func TestValuesRefused(t *testing.T) {
 		"no variable":            {"credentials: {VAULT-TOKEN: {secret: a, key: b}}", `credentials: "VAULT-TOKEN" is no name of an environment variable`},
 		"credential itself":      {"credentials: {VAULT_TOKEN: " + canary + "}", "at '/credentials/VAULT_TOKEN': got string, want object"},
 		"monitor, no metrics":    {"metrics: {enabled: false, serviceMonitor: {enabled: true}}", "metrics.serviceMonitor.enabled needs metrics.enabled"},
+		"rule, no metrics":       {"metrics: {enabled: false, prometheusRule: {enabled: true}}", "metrics.prometheusRule.enabled needs metrics.enabled"},
+		"dashboard, no metrics":  {"metrics: {enabled: false, dashboard: {enabled: true}}", "metrics.dashboard.enabled needs metrics.enabled"},
 		"two stores of one name": {strings.Replace(store, "stores:", "stores:\n- {apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: vault}, spec: {type: secretstores.local.env}}", 1) + "{name: a, value: b}", `there are two stores "vault"`},
 		"number":                 {store + "{name: burst, value: 1000000}", "at '/stores/0/spec/metadata/0/value': got number, want "},
 		"Kubernetes Secret":      {store + "{name: vaultToken, secretKeyRef: {name: vault, key: token}}", `stores: vault: the secretKeyRef of "vaultToken" names a Kubernetes Secret, which the agent has no right to read. List the Secret in credentials`},

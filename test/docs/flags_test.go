@@ -53,7 +53,7 @@ var (
 // TestFlags compares the tables of flags with what agent COMMAND -h prints.
 func TestFlags(t *testing.T) {
 	path := filepath.Join(root, "docs/operations.md")
-	text := load(t, path).text
+	text := load(t, path).Text
 	for _, command := range commands(t) {
 		table := flagTable(t, command)
 		if table == "" {
@@ -143,25 +143,25 @@ func TestCommandLines(t *testing.T) {
 	known := commands(t)
 	lines := 0
 	for _, p := range pages(t) {
-		for _, b := range p.blocks {
-			if b.language != "sh" && b.language != "console" {
+		for _, b := range p.Blocks {
+			if b.Language != "sh" && b.Language != "console" {
 				continue
 			}
-			for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", "")) {
+			for line := range strings.Lines(strings.ReplaceAll(b.Text, "\\\n", "")) {
 				_, call, ok := strings.Cut(" "+strings.TrimPrefix(line, "$"), " agent ")
-				if !ok || b.language == "console" && !strings.HasPrefix(line, "$") {
+				if !ok || b.Language == "console" && !strings.HasPrefix(line, "$") {
 					continue
 				}
 				lines++
 				command, rest, _ := strings.Cut(strings.TrimSpace(call), " ")
 				if !slices.Contains(known, command) {
-					t.Errorf("%s: there is no agent %s", b.at, command)
+					t.Errorf("%s: there is no agent %s", b.At, command)
 					continue
 				}
 				rest, _, _ = strings.Cut(rest, "#")
 				for _, found := range shellFlag.FindAllStringSubmatch(rest, -1) {
 					if !strings.Contains(help(t, command), "\n  -"+found[1]+" ") && !strings.Contains(help(t, command), "\n  -"+found[1]+"\n") {
-						t.Errorf("%s: agent %s has no flag %s", b.at, command, found[1])
+						t.Errorf("%s: agent %s has no flag %s", b.At, command, found[1])
 					}
 				}
 			}

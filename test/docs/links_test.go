@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/keywell/keywell/internal/docpage"
 )
 
 var (
@@ -17,30 +19,30 @@ var (
 // TestLinks checks that every link within the repository leads to a file, and to a heading if it names one.
 func TestLinks(t *testing.T) {
 	for _, p := range pages(t) {
-		for _, found := range link.FindAllStringSubmatch(p.prose(), -1) {
+		for _, found := range link.FindAllStringSubmatch(p.Prose(), -1) {
 			if strings.Contains(found[1], "://") {
 				continue
 			}
 			target, anchor, _ := strings.Cut(found[1], "#")
-			path := filepath.Join(root, filepath.Dir(p.path), target)
+			path := filepath.Join(root, filepath.Dir(p.Path), target)
 			if target == "" {
-				path = filepath.Join(root, p.path)
+				path = filepath.Join(root, p.Path)
 			}
 			if _, err := os.Stat(path); err != nil {
-				t.Errorf("%s: the link %s leads nowhere", p.path, found[1])
+				t.Errorf("%s: the link %s leads nowhere", p.Path, found[1])
 				continue
 			}
-			if anchor != "" && !load(t, path).anchors()[anchor] {
-				t.Errorf("%s: the link %s leads to no heading", p.path, found[1])
+			if anchor != "" && !anchors(load(t, path))[anchor] {
+				t.Errorf("%s: the link %s leads to no heading", p.Path, found[1])
 			}
 		}
 	}
 }
 
 // anchors returns the anchors of a page's headings, as GitHub makes them.
-func (p page) anchors() map[string]bool {
+func anchors(p docpage.Page) map[string]bool {
 	all := map[string]bool{}
-	for _, found := range heading.FindAllStringSubmatch(p.prose(), -1) {
+	for _, found := range heading.FindAllStringSubmatch(p.Prose(), -1) {
 		all[strings.ReplaceAll(notAnchor.ReplaceAllString(strings.ToLower(found[1]), ""), " ", "-")] = true
 	}
 	return all

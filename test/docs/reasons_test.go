@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/keywell/keywell/internal/docpage"
 )
 
 var reasonLine = regexp.MustCompile(`(?m)^\treason[A-Z]\w* += "([A-Z_]+)"`)
@@ -22,8 +24,8 @@ func TestReasons(t *testing.T) {
 	for _, found := range reasonLine.FindAllStringSubmatch(string(source), -1) {
 		inCode = append(inCode, found[1])
 	}
-	for _, row := range load(t, filepath.Join(root, "docs/api.md")).table(t, "## Errors") {
-		onPage = append(onPage, code(row[0]))
+	for _, row := range table(t, load(t, filepath.Join(root, "docs/api.md")), "## Errors") {
+		onPage = append(onPage, docpage.Code(row[0]))
 	}
 	slices.Sort(inCode)
 	slices.Sort(onPage)

@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strings"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/internal/docpage"
 )
 
 // namespaceKey is set, to the path of the agent, in the process that runs sessions.
@@ -21,8 +22,8 @@ const namespaceKey = "KEYWELL_DOCS_AGENT"
 
 func inNamespace() bool { return os.Getenv(namespaceKey) != "" }
 
-// sessionPages are the pages whose sessions run.
-var sessionPages = []string{"configuration.md", "volumes.md", "api.md", "operations.md", "stores/local-file.md", "stores/local-env.md"}
+// patience is for busy machines.
+const patience = 15 * time.Second
 
 // TestSessions runs the sessions of each page against a real agent, in mount and network namespaces of their own: so
 // they can use the default paths and ports that the pages show. The process in the namespaces is this test again.
@@ -40,8 +41,30 @@ func TestSessions(t *testing.T) {
 		return
 	}
 	raiseLoopback(t)
-	for _, name := range sessionPages {
+	for _, name := range docpage.Standalone() {
 		t.Run(name, func(t *testing.T) { runSessions(t, load(t, filepath.Join(root, "docs", name))) })
+	}
+}
+
+// TestEverySessionRuns: a session that no test runs is a promise that nobody keeps.
+func TestEverySessionRuns(t *testing.T) {
+	run := map[string]bool{}
+	for _, name := range slices.Concat(docpage.Standalone(), docpage.Cluster()) {
+		run["docs/"+name] = true
+	}
+	for _, p := range pages(t) {
+		for _, b := range p.Blocks {
+			if b.Language == "console" && !run[p.Path] {
+				t.Errorf("%s: sessions of this page are not run", b.At)
+			}
+			if b.Language == "sh" && run[p.Path] {
+				t.Errorf("%s: make it a session (console), which is run", b.At)
+			}
+		}
+		delete(run, p.Path)
+	}
+	for path := range run {
+		t.Errorf("there is no page %s", path)
 	}
 }
 
@@ -63,31 +86,38 @@ func raiseLoopback(t *testing.T) {
 	}
 }
 
-// session is the state of one page's sessions.
-type session struct {
-	t   *testing.T
-	dir string
+// sessions are the sessions of one page.
+type sessions struct {
+	docpage.Session
+	t *testing.T
 }
 
-func runSessions(t *testing.T, p page) {
+func runSessions(t *testing.T, p docpage.Page) {
 	for _, dir := range []string{"/run", "/etc"} { // where defaults point; as good as new for each page
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	}
-	s := session{t: t, dir: t.TempDir()}
+	s := &sessions{t: t, Session: docpage.Session{Dir: t.TempDir(), Patience: patience}}
+	s.Command = s.command
 	commands := 0
-	for _, b := range p.blocks {
-		if b.name != "" {
-			s.write(b)
+	for _, b := range p.Blocks {
+		if b.Name != "" {
+			if err := s.Write(b); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if b.language != "console" {
+		if b.Language != "console" {
 			continue
 		}
-		for step := range strings.SplitSeq(strings.TrimPrefix(b.text, "$ "), "\n$ ") {
+		for _, step := range b.Steps() {
 			commands++
-			s.step(b.at, step)
+			if background, ok := step.Background(); ok {
+				s.start(b.At, background)
+			} else if err := s.Run(step); err != nil {
+				t.Errorf("%s: %v", b.At, err)
+			}
 		}
 	}
 	if commands == 0 {
@@ -95,59 +125,8 @@ func runSessions(t *testing.T, p page) {
 	}
 }
 
-// write makes the file that a block stands for.
-func (s *session) write(b block) {
-	path := b.name
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(s.dir, path)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(b.text), 0o644); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// step runs a command and compares what it prints. What changes takes its time to show, so a command is repeated for
-// some seconds while it prints something else.
-func (s *session) step(at, step string) {
-	s.t.Helper()
-	for strings.Contains(step, "\\\n") {
-		step = strings.Replace(step, "\\\n", "", 1)
-	}
-	command, want, _ := strings.Cut(step, "\n")
-	if background, ok := strings.CutSuffix(command, " &"); ok {
-		s.start(at, background)
-		return
-	}
-	pattern := regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(want, "\n")), "…", ".*") + "$")
-	var got string
-	prints := func() bool {
-		out, _ := s.command(command).CombinedOutput() // a page may show a failure
-		got = strings.TrimRight(string(out), "\n")
-		return pattern.MatchString(got)
-	}
-	if !eventually(prints) {
-		s.t.Errorf("%s: %s\nprints\n%s\nand not\n%s", at, command, got, want)
-	}
-}
-
-// eventually tries cond for a quarter of a minute, for busy machines, and reports whether it became true.
-func eventually(cond func() bool) bool {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for range 150 {
-		if cond() {
-			return true
-		}
-		<-tick.C
-	}
-	return false
-}
-
 // start runs an agent until the page ends, and waits until it is ready.
-func (s *session) start(at, command string) {
+func (s *sessions) start(at, command string) {
 	s.t.Helper()
 	var output bytes.Buffer
 	cmd := s.command(command)
@@ -160,7 +139,7 @@ func (s *session) start(at, command string) {
 		resp, err := http.Get("http://127.0.0.1:3500/v1.0/healthz")
 		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusNoContent
 	}
-	if !eventually(ready) {
+	if !docpage.Eventually(patience, ready) {
 		end(cmd)
 		s.t.Fatalf("%s: %s\nis not ready; it prints\n%s", at, command, output.String())
 	}
@@ -172,13 +151,13 @@ func end(cmd *exec.Cmd) {
 	group := -cmd.Process.Pid
 	_ = syscall.Kill(group, syscall.SIGKILL)
 	_ = cmd.Wait()
-	eventually(func() bool { return errors.Is(syscall.Kill(group, 0), syscall.ESRCH) })
+	docpage.Eventually(patience, func() bool { return errors.Is(syscall.Kill(group, 0), syscall.ESRCH) })
 }
 
 // command prepares a shell command in a process group of its own.
-func (s *session) command(text string) *exec.Cmd {
+func (s *sessions) command(text string) *exec.Cmd {
 	cmd := exec.Command("sh", "-c", text)
-	cmd.Dir = s.dir
+	cmd.Dir = s.Dir
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd

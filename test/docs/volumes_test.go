@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/tools/txtar"
 
+	"github.com/keywell/keywell/internal/docpage"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/secret"
 	"github.com/keywell/keywell/pkg/volume"
@@ -21,22 +22,22 @@ import (
 // that stand below it.
 func TestVolumeExamples(t *testing.T) {
 	page := load(t, filepath.Join(root, "docs/volumes.md"))
-	at := slices.IndexFunc(page.blocks, func(b block) bool { return b.name == "secrets.json" })
+	at := slices.IndexFunc(page.Blocks, func(b docpage.Block) bool { return b.Name == "secrets.json" })
 	if at < 0 {
 		t.Fatal("the page has no secrets.json")
 	}
 	var secrets map[string]map[string]string
-	if err := json.Unmarshal([]byte(page.blocks[at].text), &secrets); err != nil {
+	if err := json.Unmarshal([]byte(page.Blocks[at].Text), &secrets); err != nil {
 		t.Fatal(err)
 	}
 	examples := 0
-	for i, b := range page.blocks {
-		if b.language != "txtar" {
+	for i, b := range page.Blocks {
+		if b.Language != "txtar" {
 			continue
 		}
 		examples++
-		t.Run(b.at, func(t *testing.T) {
-			if diff := cmp.Diff(b.text, project(t, page.blocks[i-1].text, secrets)); diff != "" {
+		t.Run(b.At, func(t *testing.T) {
+			if diff := cmp.Diff(b.Text, project(t, page.Blocks[i-1].Text, secrets)); diff != "" {
 				t.Errorf("files (-page +volume):\n%s", diff)
 			}
 		})
@@ -100,8 +101,8 @@ func compareNames(t *testing.T, heading, list string) {
 	t.Helper()
 	want := strings.Split(list, ", ")
 	var got []string
-	for _, row := range load(t, filepath.Join(root, "docs/volumes.md")).table(t, heading) {
-		got = append(got, code(row[0]))
+	for _, row := range table(t, load(t, filepath.Join(root, "docs/volumes.md")), heading) {
+		got = append(got, docpage.Code(row[0]))
 	}
 	slices.Sort(want)
 	slices.Sort(got)

@@ -3,11 +3,13 @@ package docs_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keywell/keywell/internal/docpage"
 	"github.com/keywell/keywell/pkg/component"
 	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/providers/builtin"
@@ -33,16 +35,21 @@ type object struct {
 
 // TestYAML checks that every YAML block is something that Keywell takes without a finding.
 func TestYAML(t *testing.T) {
+	var cluster []string
+	for _, name := range docpage.Cluster() {
+		cluster = append(cluster, "docs/"+name)
+	}
 	for _, p := range pages(t) {
-		for _, b := range p.blocks {
-			if b.language == "yaml" {
-				t.Run(b.at, func(t *testing.T) { checkYAML(t, b.text) })
+		for _, b := range p.Blocks {
+			if b.Language == "yaml" {
+				t.Run(b.At, func(t *testing.T) { checkYAML(t, b.Text, b.Name != "" && slices.Contains(cluster, p.Path)) })
 			}
 		}
 	}
 }
 
-func checkYAML(t *testing.T, text string) {
+// checkYAML checks one block. used says that a session uses it in a cluster, so that it may be anything there.
+func checkYAML(t *testing.T, text string, used bool) {
 	var o object
 	if err := yaml.Unmarshal([]byte(text), &o); err != nil {
 		t.Fatal(err)
@@ -64,6 +71,7 @@ func checkYAML(t *testing.T, text string) {
 		if _, err := volume.ParseSpec(o.Attributes); err != nil {
 			t.Error(err)
 		}
+	case used:
 	default:
 		t.Error("the block is neither a manifest nor a Pod nor volumeAttributes")
 	}
@@ -109,8 +117,8 @@ func TestSettings(t *testing.T) {
 	}
 	_, list, _ := strings.Cut(unknown[0].Remedy, "known here: prefix, ")
 	var documented []string
-	for _, row := range page.table(t, "### What Keywell adds") {
-		name, value := code(row[0]), code(row[1])
+	for _, row := range table(t, page, "### What Keywell adds") {
+		name, value := docpage.Code(row[0]), docpage.Code(row[1])
 		documented = append(documented, name)
 		for _, problem := range check(name, value) {
 			t.Errorf("%s with its default: %v", name, problem)

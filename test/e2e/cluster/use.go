@@ -23,6 +23,7 @@ func (c *Cluster) Command(ctx context.Context, name string, args ...string) *exe
 	cmd.Env = append(os.Environ(),
 		"PATH="+c.kube+":"+c.tools+":"+os.Getenv("PATH"),
 		"KUBECONFIG="+c.Kubeconfig(),
+		"CONTAINERD_ADDRESS="+c.containerdSocket(), // ctr's
 		// Clusters share an address, under which both programs would keep what they know of an API server.
 		"KUBECACHEDIR="+c.path("kubectl-cache"),
 		"HELM_CACHE_HOME="+c.path("helm-cache"),
