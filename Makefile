@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/agent
 
-.PHONY: all build quickstart test unit lint compiler conformance sdk image manifests chart-test e2e-build e2e vault-test fuzz bench clean
+.PHONY: all build quickstart test unit lint compiler conformance moto sdk image manifests chart-test e2e-build e2e vault-test fuzz bench clean
 
 all: build
 
@@ -33,6 +33,16 @@ conformance: compiler ## the CSI project's sanity suite against the agent's CSI 
 
 sdk: compiler build test/sdk/js/node_modules ## the unmodified Dapr SDKs against the agent
 	cd test/sdk && KEYWELL_AGENT=$(abspath $(BIN)) $(GO) test $(RACE) -tags $(TAGS) ./...
+
+# moto is an emulator of AWS that others wrote, in Python. Without Python the tests skip and say so.
+MOTO := .cache/moto/bin/moto_server
+
+moto: compiler $(if $(shell command -v python3),$(MOTO)) ## the AWS drivers against moto
+	KEYWELL_MOTO=$(if $(shell command -v python3),$(abspath $(MOTO))) $(GO) test $(RACE) -tags $(TAGS) -count 1 -v -run '^TestMoto' ./pkg/providers/aws
+
+$(MOTO):
+	python3 -m venv .cache/moto
+	.cache/moto/bin/pip install -q 'moto[server,secretsmanager,ssm]==5.1.22'
 
 compiler: # said here, because Go says it once for each package
 	@[ -z '$(RACE)' ] || command -v "$$($(GO) env CC)" >/dev/null || \
