@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"time"
 	"unicode/utf8"
 
 	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/template"
 )
 
 // Spec is what a volume's attributes ask for; ParseSpec makes one.
@@ -22,7 +24,7 @@ type Spec struct {
 	Localhost       bool          // the pod is to have listeners in its network namespace; nothing of them is in the volume
 }
 
-// Item is one secret of a volume.
+// Item is one entry of a volume: one secret, or a file that a template makes of several.
 type Item struct {
 	Ref      scope.Ref
 	Path     string // a file, or with FormatFiles the directory of the fields' files, where "." is the volume itself
@@ -31,6 +33,46 @@ type Item struct {
 	Encoding Encoding    // of every field that has none of its own
 	Optional bool        // a secret, or a listed field, that does not exist is left out
 	Fields   []Field     // the fields wanted, with their file names or keys; empty: all
+
+	// Template is not nil if the file is what it makes of Secrets; then Ref, Format, Encoding and Fields are empty, and
+	// Optional leaves the file out if there is no secret of which the template can't do without.
+	Template *template.Template
+	Secrets  []Source // in the order of their names
+}
+
+// Source is one secret of which an item is made.
+type Source struct {
+	As       string // by which a template knows it; empty for an item without
+	Ref      scope.Ref
+	Optional bool // it need not exist
+}
+
+func (s Source) String() string { return Item{Ref: s.Ref}.String() }
+
+// Sources returns the secrets of all items, in their order: what has to be authorised and read.
+func (s Spec) Sources() []Source {
+	all := make([]Source, 0, len(s.Items))
+	for _, it := range s.Items {
+		all = append(all, it.sources()...)
+	}
+	return all
+}
+
+func (it Item) sources() []Source {
+	if it.Template == nil {
+		return []Source{{Ref: it.Ref, Optional: it.Optional}}
+	}
+	all := slices.Clone(it.Secrets)
+	for i := range all {
+		all[i].Optional = all[i].Optional || it.Optional
+	}
+	return all
+}
+
+// reads tells whether the item reads a secret of store; an empty name stands for any.
+func (it Item) reads(store, name string) bool {
+	matches := func(ref scope.Ref) bool { return ref.Store == store && (name == "" || ref.Name == name) }
+	return matches(it.Ref) || slices.ContainsFunc(it.Secrets, func(s Source) bool { return matches(s.Ref) })
 }
 
 // Field is one field of an item.
@@ -68,6 +110,9 @@ type Encoding string
 const EncodingBase64 Encoding = "base64"
 
 func (it Item) String() string {
+	if it.Template != nil {
+		return fmt.Sprintf("template %q", it.Path)
+	}
 	return fmt.Sprintf("secret %q of store %q", it.Ref.Name, it.Ref.Store)
 }
 
@@ -95,11 +140,17 @@ func (it Item) check(paths *pathSet) (problems []string) {
 	report := func(format string, args ...any) {
 		problems = append(problems, it.String()+": "+fmt.Sprintf(format, args...))
 	}
-	if it.Ref.Name == "" {
-		report("it has no name")
-	}
-	if it.Ref.Store == "" {
-		report("it has no store; set the volume attribute store, or store of the item")
+	for _, s := range it.sources() {
+		of := ""
+		if s.As != "" {
+			of = "its secret ." + s.As + ": "
+		}
+		if s.Ref.Name == "" {
+			report("%sit has no name", of)
+		}
+		if s.Ref.Store == "" {
+			report("%sit has no store; set the volume attribute store, or store of the item", of)
+		}
 	}
 	if it.Path == "." && it.Format != FormatFiles {
 		report(`path "." is a directory, and format %s writes a file`, it.Format)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/secret"
+	"github.com/keywell/keywell/pkg/template"
 )
 
 // File is one file of a volume.
@@ -18,18 +19,21 @@ type File struct {
 	Data secret.Value
 }
 
-// Project lays secrets out as files, in the order of their paths. payloads[i] is what the store returned for Items[i],
-// nil if the store has no such secret and the item is optional. What a store returned is checked like the attributes
-// were: its field names may be hostile. The error is an *InvalidError with all problems, or a *providers.Error with
-// Kind NotFound for the first listed field that is missing.
+// Project lays secrets out as files, in the order of their paths. payloads[i] is what the store returned for
+// Sources()[i], nil if the store has no such secret and it is optional. What a store returned is checked like the
+// attributes were: its field names may be hostile. The error is an *InvalidError with all problems, or a
+// *providers.Error with Kind NotFound for the first listed field that is missing.
 func (s Spec) Project(payloads []*providers.Payload) ([]File, error) {
-	p := projection{spec: s, paths: s.paths(), files: make([]File, 0, len(s.Items))}
-	for i, it := range s.Items {
-		if payloads[i] == nil {
-			continue
-		}
-		if err := p.item(it, payloads[i].Fields); err != nil {
-			return nil, err
+	p := projection{spec: s, paths: s.paths(), files: make([]File, 0, len(s.Items)), budget: template.NewBudget()}
+	for _, it := range s.Items {
+		own := payloads[:len(it.sources())]
+		payloads = payloads[len(own):]
+		if it.Template != nil {
+			p.template(it, own)
+		} else if own[0] != nil {
+			if err := p.item(it, own[0].Fields); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if len(p.problems) > 0 {
@@ -44,7 +48,29 @@ type projection struct {
 	spec     Spec
 	files    []File
 	paths    pathSet
+	budget   *template.Budget // of all templates
 	problems []string
+}
+
+// template makes the file of a template. It is left out if a secret is that the template needs.
+func (p *projection) template(it Item, payloads []*providers.Payload) {
+	secrets := make(map[string]map[string]secret.Value, len(payloads))
+	for i, s := range it.Secrets {
+		switch {
+		case payloads[i] != nil:
+			secrets[s.As] = payloads[i].Fields
+		case s.Optional:
+			secrets[s.As] = nil
+		default:
+			return
+		}
+	}
+	data, err := it.Template.Execute(secrets, p.budget)
+	if err != nil {
+		p.reportf(it, "%v", err)
+		return
+	}
+	p.file(it, it.Path, it.Mode, data)
 }
 
 // selected is a field with its decoded value.

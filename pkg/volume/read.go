@@ -46,9 +46,10 @@ type content struct {
 	stale  string        // says which secret its store could not confirm; empty: none
 }
 
-// read authorises every item, and only then reads the secrets and lays them out.
+// read authorises every secret of every item, and only then reads them and lays them out.
 func (s *Set) read(ctx context.Context, rd reading) (content, error) {
-	grants, err := s.authorise(ctx, rd)
+	sources := rd.spec.Sources()
+	grants, err := s.authorise(ctx, rd, sources)
 	if err != nil {
 		return content{}, err
 	}
@@ -65,15 +66,15 @@ func (s *Set) read(ctx context.Context, rd reading) (content, error) {
 		complete = complete && ok
 	}
 	if !complete {
-		if err := s.resolve(ctx, rd.spec, requests, results); err != nil {
+		if err := s.resolve(ctx, sources, requests, results); err != nil {
 			return content{}, err
 		}
 	}
-	return rd.spec.content(results)
+	return rd.spec.content(sources, results)
 }
 
 // resolve fills in the results that are missing. An optional secret that does not exist stays nil.
-func (s *Set) resolve(ctx context.Context, spec Spec, requests []resolve.Request, results []*resolve.Result) error {
+func (s *Set) resolve(ctx context.Context, sources []Source, requests []resolve.Request, results []*resolve.Result) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrentReads)
 	for i, req := range requests {
@@ -85,7 +86,7 @@ func (s *Set) resolve(ctx context.Context, spec Spec, requests []resolve.Request
 			switch {
 			case err == nil:
 				results[i] = &result
-			case spec.Items[i].Optional && providers.KindOf(err) == providers.NotFound:
+			case sources[i].Optional && providers.KindOf(err) == providers.NotFound:
 			default:
 				return err
 			}
@@ -95,15 +96,15 @@ func (s *Set) resolve(ctx context.Context, spec Spec, requests []resolve.Request
 	return group.Wait()
 }
 
-// authorise asks the policy for every item, and tells the audit trail of each that is refused.
-func (s *Set) authorise(ctx context.Context, rd reading) ([]scope.Grant, error) {
+// authorise asks the policy for every secret, and tells the audit trail of each that is refused.
+func (s *Set) authorise(ctx context.Context, rd reading, sources []Source) ([]scope.Grant, error) {
 	var denied error
-	grants := make([]scope.Grant, len(rd.spec.Items))
-	for i, it := range rd.spec.Items {
-		grant, err := s.opts.Authorizer.Authorize(rd.record.Identity, it.Ref)
+	grants := make([]scope.Grant, len(sources))
+	for i, source := range sources {
+		grant, err := s.opts.Authorizer.Authorize(rd.record.Identity, source.Ref)
 		if err != nil {
-			s.opts.Denied(ctx, Denial{VolumeID: rd.record.ID, Identity: rd.record.Identity, Ref: it.Ref, Origin: rd.origin, Err: err})
-			denied = alsoDenied(denied, fmt.Errorf("%s: %w", it, err))
+			s.opts.Denied(ctx, Denial{VolumeID: rd.record.ID, Identity: rd.record.Identity, Ref: source.Ref, Origin: rd.origin, Err: err})
+			denied = alsoDenied(denied, fmt.Errorf("%s: %w", source, err))
 		}
 		grants[i] = grant
 	}
@@ -118,8 +119,8 @@ func alsoDenied(denied, err error) error {
 	return fmt.Errorf("%w; %w", denied, err)
 }
 
-// content projects results, nil for optional secrets that do not exist.
-func (s Spec) content(results []*resolve.Result) (content, error) {
+// content projects results, those of sources, nil for optional secrets that do not exist.
+func (s Spec) content(sources []Source, results []*resolve.Result) (content, error) {
 	c := content{}
 	c.schedule(s.interval(results), results)
 	payloads := make([]*providers.Payload, len(results))
@@ -129,7 +130,7 @@ func (s Spec) content(results []*resolve.Result) (content, error) {
 		}
 		payloads[i] = &r.Payload
 		if r.Stale {
-			c.stale = fmt.Sprintf("%s was last confirmed at %s", s.Items[i], r.FetchedAt.UTC().Format(time.RFC3339))
+			c.stale = fmt.Sprintf("%s was last confirmed at %s", sources[i], r.FetchedAt.UTC().Format(time.RFC3339))
 		}
 	}
 	var err error

@@ -156,7 +156,7 @@ func (s *Set) IDs() []string {
 func (s *Set) Using(store, name string) []string {
 	return s.idsWhere(func(v *volume) bool {
 		return slices.ContainsFunc(v.spec.Items, func(it Item) bool {
-			return it.Ref.Store == store && (name == "" || it.Ref.Name == name)
+			return it.reads(store, name)
 		})
 	})
 }

@@ -45,12 +45,16 @@ const (
 // and encoding (base64, or nothing), as in Item. Its path is by default the secret's name. Its fields are a list of
 // names, a list of {name, path, mode, encoding}, or a map from names to paths.
 //
+// An item with the member template is a file that a template makes of the item's secrets, a map from names to {name,
+// store, version, stage, namespace, optional} or to the name of a secret; delimiters, such as "[[ ]]", stand in for {{
+// and }}. It has a path, a mode, optional, a store for the secrets that name none, and no other member.
+//
 // Paths are relative, in their shortest form, with elements of at most 255 bytes that do not start with "..", and
 // none is used twice or is both a file and a directory. Directories have mode 0755 and belong to the agent, so that
 // whoever the files belong to can reach them; what protects a secret is the file's mode.
 //
-// A volume has up to 1024 items. The error is an *InvalidError that lists everything that is wrong. No secret has been
-// read by then.
+// A volume has up to 1024 secrets. The error is an *InvalidError that lists everything that is wrong. No secret has
+// been read by then.
 func ParseSpec(attributes map[string]string) (Spec, error) {
 	spec, problems := parseSpec(attributes)
 	if len(problems) > 0 {
@@ -100,11 +104,11 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 
 var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attrUID, attrGID, attrSize, attrRefreshInterval, attrAPI}
 
-// maxItems limits what one volume can make the agent read and hold at one time.
+// maxItems limits, in secrets, what one volume can make the agent read and hold at one time.
 const maxItems = 1024
 
 func (s Spec) check() (problems []string) {
-	switch n := len(s.Items); {
+	switch n := len(s.Sources()); {
 	case n == 0 && !s.Socket && !s.Localhost:
 		return []string{`volume attribute "secrets" names no secret; list at least one`}
 	case n > maxItems:

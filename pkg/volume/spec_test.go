@@ -109,7 +109,7 @@ func TestParseSpecRefuses(t *testing.T) {
 		{"not YAML", map[string]string{"secrets": "- a: [\n"}, []string{`volume attribute "secrets" is not YAML`}},
 		{"two documents", map[string]string{"secrets": "- a\n---\n- b\n"}, []string{"more than one YAML document"}},
 		{"not a list", map[string]string{"secrets": "a: b\nc: d\n"}, []string{"line 1: must be a list"}},
-		{"unknown member", map[string]string{"store": "s", "secrets": "- name: a\n- name: b\n  pth: x\n"}, []string{`volume attribute "secrets" line 3: item has an unknown member "pth"; the members are encoding, fields, format`}},
+		{"unknown member", map[string]string{"store": "s", "secrets": "- name: a\n- name: b\n  pth: x\n"}, []string{`volume attribute "secrets" line 3: item has an unknown member "pth"; the members are delimiters, encoding, fields, format`}},
 		{"repeated member", map[string]string{"store": "s", "secrets": "- name: a\n  name: b\n"}, []string{`line 2: item has two members "name"`}},
 		{"unknown member of a field", map[string]string{"store": "s", "secrets": "- name: a\n  fields:\n  - {nam: b}\n"}, []string{`line 3: field has an unknown member "nam"`}},
 		{"null", map[string]string{"store": "s", "secrets": "- name:\n"}, []string{"line 1: name must be a text"}},

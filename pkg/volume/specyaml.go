@@ -72,7 +72,8 @@ func (p *parser) item(n *yaml.Node, it Item) Item {
 	if n.Kind == yaml.ScalarNode {
 		return named(it, p.text(n, "item"))
 	}
-	p.mapping(n, "item", members{
+	t := templateNode{item: n}
+	seen := p.mapping(n, "item", members{
 		"name":      func(n *yaml.Node) { it.Ref.Name = p.text(n, "name") },
 		"store":     func(n *yaml.Node) { it.Ref.Store = p.text(n, "store") },
 		"version":   func(n *yaml.Node) { it.Ref.Version = p.text(n, "version") },
@@ -84,7 +85,14 @@ func (p *parser) item(n *yaml.Node, it Item) Item {
 		"optional":  func(n *yaml.Node) { it.Optional = scalar(p, n, "optional", parseBool) },
 		"format":    func(n *yaml.Node) { it.Format = scalar(p, n, "format", parseFormat) },
 		"encoding":  func(n *yaml.Node) { it.Encoding = scalar(p, n, "encoding", parseEncoding) },
+
+		"template":   func(n *yaml.Node) { t.text = n },
+		"secrets":    func(n *yaml.Node) { it.Secrets = p.sources(n) },
+		"delimiters": func(n *yaml.Node) { t.delims = scalar(p, n, "delimiters", parseDelims) },
 	})
+	if seen["template"] || seen["secrets"] || seen["delimiters"] {
+		return p.template(t, seen, it)
+	}
 	if it.Path == "" {
 		it.Path = it.Ref.Name
 	}
@@ -127,12 +135,13 @@ func (p *parser) field(n *yaml.Node) (f Field) {
 // members is what a mapping may hold: key → what reads its value.
 type members map[string]func(*yaml.Node)
 
-func (p *parser) mapping(n *yaml.Node, what string, m members) {
+// mapping returns the members that n has.
+func (p *parser) mapping(n *yaml.Node, what string, m members) (seen map[string]bool) {
 	if n.Kind != yaml.MappingNode {
 		p.reportAt(n, "%s must be a name or a mapping", what)
-		return
+		return nil
 	}
-	seen := map[string]bool{}
+	seen = map[string]bool{}
 	for i := 0; i < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		read, known := m[key.Value]
@@ -146,6 +155,7 @@ func (p *parser) mapping(n *yaml.Node, what string, m members) {
 			read(value)
 		}
 	}
+	return seen
 }
 
 // text returns the characters of a scalar as they stand in the YAML text: 0400 is not a number, nor is 1.10.

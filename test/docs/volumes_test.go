@@ -57,9 +57,10 @@ func project(t *testing.T, attributes string, secrets map[string]map[string]stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	payloads := make([]*providers.Payload, len(spec.Items))
-	for i, item := range spec.Items {
-		fields, ok := secrets[item.Ref.Name]
+	sources := spec.Sources()
+	payloads := make([]*providers.Payload, len(sources))
+	for i, source := range sources {
+		fields, ok := secrets[source.Ref.Name]
 		if !ok {
 			continue
 		}
