@@ -110,7 +110,7 @@ spec:
 	}
 
 	first := startWith(t, agent, dir, capabilities, &log)
-	client("mount", "--store", "file", "--secrets", "db", "--mode", "0660", "--attribute", "uid=1000", "--attribute", "gid=2000", target)
+	client("mount", "--store", "file", "--secrets", "db", "--mode", "0660", "--attribute", "uid=1000", "--attribute", "gid=2000", "--attribute", "api=socket", target)
 	stop(t, first, syscall.SIGKILL)
 	if complaints.Len() > 0 {
 		return complaints.String() // there is nothing to find again
@@ -119,8 +119,11 @@ spec:
 	if err := unix.Stat(filepath.Join(target, "db"), &st); err != nil || st.Uid != 1000 || st.Gid != 2000 || st.Mode&0o777 != 0o660 {
 		fmt.Fprintf(&complaints, "the file belongs to %d:%d and has mode %o, %v\n", st.Uid, st.Gid, st.Mode&0o777, err)
 	}
+	if err := unix.Stat(filepath.Join(target, "http.sock"), &st); err != nil || st.Uid != 1000 || st.Gid != 2000 || st.Mode&0o777 != 0o660 {
+		fmt.Fprintf(&complaints, "the socket belongs to %d:%d and has mode %o, %v\n", st.Uid, st.Gid, st.Mode&0o777, err)
+	}
 	second := startWith(t, agent, dir, capabilities, &log)
-	client("mount", "--store", "file", "--secrets", "db", "--mode", "0660", "--attribute", "uid=1000", "--attribute", "gid=2000", target)
+	client("mount", "--store", "file", "--secrets", "db", "--mode", "0660", "--attribute", "uid=1000", "--attribute", "gid=2000", "--attribute", "api=socket", target)
 	client("unmount", target)
 	stop(t, second, syscall.SIGTERM)
 	for line := range strings.Lines(log.String()) {

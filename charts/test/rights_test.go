@@ -1,6 +1,7 @@
 package chart_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +24,7 @@ var valueSets = map[string]string{
 	"cloud identities":  "serviceAccountAnnotations: true",
 	"monitoring":        "metrics: {prometheusRule: {enabled: true}, dashboard: {enabled: true}}",
 	"no metrics":        "metrics: {enabled: false}",
+	"localhost":         "localhost: {enabled: true}",
 	"other directories": "{kubeletRoot: /data/kubelet, stateDir: /run/other}",
 }
 
@@ -59,7 +61,7 @@ func checkContainer(t *testing.T, o objects) {
 	if spec.HostPID || spec.HostIPC || len(spec.InitContainers) > 0 || len(spec.Containers) != 1 {
 		t.Error("the pod is more than one container in the node's network")
 	}
-	var paths, bidirectional []string
+	var paths, propagated []string
 	for _, v := range spec.Volumes {
 		if v.HostPath != nil {
 			paths = append(paths, v.HostPath.Path)
@@ -67,7 +69,7 @@ func checkContainer(t *testing.T, o objects) {
 	}
 	for _, m := range c.VolumeMounts {
 		if m.MountPropagation != nil {
-			bidirectional = append(bidirectional, m.Name)
+			propagated = append(propagated, fmt.Sprint(m.Name, " ", *m.MountPropagation, " ", m.ReadOnly))
 		}
 	}
 	kubelet, state := "/var/lib/kubelet", "/run/keywell"
@@ -75,10 +77,15 @@ func checkContainer(t *testing.T, o objects) {
 		kubelet, state = "/data/kubelet", "/run/other"
 	}
 	wantPaths := []string{kubelet + "/plugins/csi.keywell.dev", kubelet + "/plugins_registry", kubelet + "/pods", state}
+	wantPropagated := []string{"pods Bidirectional false"}
+	if slices.Contains(c.Args, "--localhost=asked") {
+		wantPaths = append(wantPaths, "/run/containerd", "/var/run/netns")
+		wantPropagated = append(wantPropagated, "runtime HostToContainer true", "namespaces HostToContainer true")
+	}
 	if diff := cmp.Diff(wantPaths, paths); diff != "" {
 		t.Errorf("the node's directories (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"pods"}, bidirectional); diff != "" {
+	if diff := cmp.Diff(wantPropagated, propagated); diff != "" {
 		t.Errorf("mounts that propagate (-want +got):\n%s", diff)
 	}
 }

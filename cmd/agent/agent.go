@@ -13,8 +13,10 @@ import (
 
 	"github.com/keywell/keywell/pkg/api"
 	"github.com/keywell/keywell/pkg/component"
+	"github.com/keywell/keywell/pkg/cri"
 	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/identity"
+	"github.com/keywell/keywell/pkg/localhost"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/builtin"
 	"github.com/keywell/keywell/pkg/resolve"
@@ -42,7 +44,9 @@ type agent struct {
 	csi       *csi.Server
 	api       *api.Server
 	pods      podSockets
-	cluster   *cluster // nil: standalone
+	cluster   *cluster       // nil: standalone
+	runtime   *cri.Runtime   // nil with localhost
+	localhost *localhost.Set // nil: pods have no listeners of their own
 }
 
 // newAgent makes every part and starts none.
@@ -60,7 +64,7 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	var accounts providers.ServiceAccounts
 	if r.kubernetes.enabled {
 		var err error
-		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, log, a.registry); err != nil {
+		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, a.podsChanged, log, a.registry); err != nil {
 			return nil, err
 		}
 		attest, identify = a.cluster.attest, a.cluster.identify
@@ -74,10 +78,15 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 		AppID: r.appID, Version: version, Policy: &a.policy, Resolver: a.resolver, Audit: a.resolver, Stores: apiStores{a.stores},
 		Attest: attest, Tokens: a.tokens, Token: token, Ready: a.notReady, Logger: log, Registerer: a.registry,
 	})
-	if r.csiSocket == "" {
+	if r.csiSocket != "" {
+		if err := a.addVolumes(identify); err != nil {
+			return nil, err
+		}
+	}
+	if a.cluster == nil || r.kubernetes.runtime == "" {
 		return a, nil
 	}
-	return a, a.addVolumes(identify)
+	return a, a.addLocalhost()
 }
 
 // addVolumes makes the parts that files need.
@@ -96,9 +105,9 @@ func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope
 	}
 	a.volumes, err = volume.New(volume.Options{
 		Authorizer: &a.policy, Resolver: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
-		Serve: a.pods.serveVolume, Denied: a.readDenied,
+		Serve: a.pods.serveVolume, Localhost: a.flags.kubernetes.runtime != "", Denied: a.readDenied,
 		MaxVolumeBytes: a.flags.maxVolume, MaxNodeBytes: a.flags.maxNode,
-		Published: a.scheduler.Add, Unpublished: a.scheduler.Remove,
+		Published: a.volumePublished, Unpublished: a.scheduler.Remove,
 		Logger: a.log, Registerer: a.registry,
 	})
 	if err != nil {
@@ -136,6 +145,18 @@ func (a *agent) secretChanged(store, name string) {
 	a.stores.Changed(store, name)
 	if a.volumes != nil {
 		a.scheduler.Nudge(a.volumes.Using(store, name)...)
+	}
+}
+
+func (a *agent) volumePublished(id string, due time.Time) {
+	a.scheduler.Add(id, due)
+	a.podsChanged() // it may ask for listeners
+}
+
+// podsChanged is told that pods, their sandboxes or their volumes may have changed.
+func (a *agent) podsChanged() {
+	if a.localhost != nil {
+		a.localhost.Nudge()
 	}
 }
 
@@ -191,6 +212,10 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	if a.volumes != nil {
 		group.Go(func() error { return a.runVolumes(ctx) })
+	}
+	if a.localhost != nil {
+		group.Go(func() error { return a.runtime.Run(ctx) })
+		group.Go(func() error { return a.localhost.Run(ctx) })
 	}
 	a.log.Info("agent started", "version", version, "app_id", a.flags.appID)
 	err = group.Wait()

@@ -17,6 +17,7 @@ import (
 	"github.com/keywell/keywell/pkg/csi"
 	"github.com/keywell/keywell/pkg/identity"
 	"github.com/keywell/keywell/pkg/kube"
+	"github.com/keywell/keywell/pkg/localhost"
 	"github.com/keywell/keywell/pkg/origin"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
@@ -32,6 +33,8 @@ type kubernetesFlags struct {
 	audience       string
 	noBuiltinStore bool
 	annotations    bool
+	runtime        string
+	localhost      localhost.Default
 }
 
 func (k *kubernetesFlags) register(f flags) {
@@ -40,6 +43,12 @@ func (k *kubernetesFlags) register(f flags) {
 	f.StringVar(&k.node, "node-name", os.Getenv("NODE_NAME"), "`name` of this node in Kubernetes")
 	f.StringVar(&k.registry, "plugin-registry", "/var/lib/kubelet/plugins_registry", "the kubelet's plugin `directory`; empty: do not register")
 	f.StringVar(&k.audience, "token-audience", kube.DefaultAudience, "`audience` of the tokens by which pods call the API")
+	f.StringVar(&k.runtime, "container-runtime", "", "`path` of the container runtime's socket, by which the agent finds pods' network namespaces; empty: no API on the localhost of pods")
+	k.localhost = localhost.Asked
+	f.Func("localhost", "`which` pods have the API on localhost: asked (those that ask for it) or all (default "+string(localhost.Asked)+")", func(s string) (err error) {
+		k.localhost, err = localhost.ParseDefault(s)
+		return err
+	})
 	f.BoolVar(&k.noBuiltinStore, "disable-builtin-kubernetes-secret-store", false, "leave out the store kubernetes, which reads Secrets with the pod's own token")
 	f.BoolVar(&k.annotations, "service-account-annotations", false, "read the annotations of pods' service accounts, where they name a role or identity in a cloud")
 }
@@ -53,7 +62,8 @@ type cluster struct {
 	accounts  providers.ServiceAccounts // nil: they are not to be read
 }
 
-func newCluster(k kubernetesFlags, csiSocket string, log *slog.Logger, registry prometheus.Registerer) (*cluster, error) {
+// newCluster makes the parts. changed is called when anything of any pod may have changed; it must not block.
+func newCluster(k kubernetesFlags, csiSocket string, changed func(), log *slog.Logger, registry prometheus.Registerer) (*cluster, error) {
 	cfg, err := kube.Config(k.kubeconfig, "keywell/"+version)
 	if err != nil {
 		return nil, err
@@ -66,7 +76,7 @@ func newCluster(k kubernetesFlags, csiSocket string, log *slog.Logger, registry 
 	if k.annotations {
 		c.accounts = kube.NewServiceAccounts(client)
 	}
-	if c.pods, err = kube.NewPods(kube.PodsOptions{Client: client, Node: k.node, Logger: log, Registerer: registry}); err != nil {
+	if c.pods, err = kube.NewPods(kube.PodsOptions{Client: client, Node: k.node, Changed: changed, Logger: log, Registerer: registry}); err != nil {
 		return nil, err
 	}
 	if c.reviewer, err = kube.NewTokenReviewer(kube.ReviewerOptions{Client: client, Pods: c.pods, Audience: k.audience, Registerer: registry}); err != nil {
@@ -107,10 +117,15 @@ func (c *cluster) identify(volumeContext map[string]string) (scope.Identity, err
 // attest returns the identity of the pod that calls the API: whose socket it calls by or, on the node's address, whose
 // service-account token it sends.
 func (c *cluster) attest(ctx context.Context, e api.Evidence) (scope.Identity, error) {
-	if from, ok := e.Peer.(*origin.Addr); ok {
+	from, ok := e.Peer.(*origin.Addr)
+	switch {
+	case !ok:
+		return c.reviewer.Attest(ctx, e.Token)
+	case from.Way == origin.Socket:
 		return c.pods.Enrich(from.Identity), nil // the kubelet has said who it is, when it published the volume
+	default:
+		return c.pods.Identify(from.Identity.PodUID)
 	}
-	return c.reviewer.Attest(ctx, e.Token)
 }
 
 // notReady names the parts that can't serve yet.
@@ -135,6 +150,11 @@ func (c *cluster) tell(id scope.Identity, changed bool, err error) {
 	case changed:
 		c.events.Emit(kube.Event{Pod: id, Reason: kube.Rotated, Message: "files were rewritten: a secret has changed"})
 	}
+}
+
+// refuse tells the owner of a pod that it can't have the API on localhost.
+func (c *cluster) refuse(r localhost.Refusal) {
+	c.events.Emit(kube.Event{Pod: r.Pod, Reason: kube.NoLocalhost, Message: "no secrets API on localhost: " + r.Message})
 }
 
 // reason classifies why a volume could not be rotated.

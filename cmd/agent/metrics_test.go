@@ -28,7 +28,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &runFlags{nodeID: "test", stateDir: dir, csiSocket: filepath.Join(dir, "csi.sock"), roots: list{dir}, maxVolume: 1, maxNode: 1}
-	r.kubernetes = kubernetesFlags{enabled: true, kubeconfig: kubeconfig, node: "test", registry: dir}
+	r.kubernetes = kubernetesFlags{enabled: true, kubeconfig: kubeconfig, node: "test", registry: dir, runtime: filepath.Join(dir, "cri.sock")}
 	a, err := newAgent(r, secret.Value{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)

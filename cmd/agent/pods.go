@@ -4,6 +4,8 @@ import (
 	"net"
 
 	"github.com/keywell/keywell/pkg/api"
+	"github.com/keywell/keywell/pkg/cri"
+	"github.com/keywell/keywell/pkg/localhost"
 	"github.com/keywell/keywell/pkg/origin"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
@@ -31,6 +33,39 @@ func (p podSockets) add(from origin.Addr, http, grpc []net.Listener) (stop func(
 // serveVolume serves the sockets of a volume.
 func (p podSockets) serveVolume(id scope.Identity, http, grpc net.Listener) (stop func()) {
 	return p.add(origin.Addr{Way: origin.Socket, Identity: id}, []net.Listener{http}, []net.Listener{grpc})
+}
+
+// serveLocalhost serves the listeners in a pod's network namespace.
+func (p podSockets) serveLocalhost(id scope.Identity, http, grpc []net.Listener) (stop func()) {
+	return p.add(origin.Addr{Way: origin.Localhost, Identity: id}, http, grpc)
+}
+
+// addLocalhost makes the parts that listen in pods.
+func (a *agent) addLocalhost() error {
+	var err error
+	a.runtime, err = cri.New(cri.Options{
+		Socket: a.flags.kubernetes.runtime, Changed: a.podsChanged, Logger: a.log, Registerer: a.registry,
+	})
+	if err != nil {
+		return err
+	}
+	a.localhost, err = localhost.New(localhost.Options{
+		Runtime: a.runtime, Wishes: a.wishes, Serve: a.pods.serveLocalhost, Refused: a.cluster.refuse, Logger: a.log, Registerer: a.registry,
+	})
+	return err
+}
+
+// wishes returns which pods of this node are to have listeners.
+func (a *agent) wishes() map[string]localhost.Wish {
+	var volumes map[string]bool
+	if a.volumes != nil {
+		volumes = a.volumes.AskLocalhost()
+	}
+	wishes := map[string]localhost.Wish{}
+	for _, p := range a.cluster.pods.All() {
+		wishes[p.UID] = a.flags.kubernetes.localhost.Wish(localhost.Pod{Annotation: p.API(), Volume: volumes[p.UID], Sidecar: p.HasSidecar()})
+	}
+	return wishes
 }
 
 // standalone returns who calls an agent that serves one application: that, or whose volume the call came in by.

@@ -76,6 +76,8 @@ func (r *runFlags) capabilities() []int {
 	var keep []int
 	if r.csiSocket != "" {
 		keep = append(keep, unix.CAP_CHOWN, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_SYS_ADMIN)
+	} else if r.kubernetes.runtime != "" {
+		keep = append(keep, unix.CAP_SYS_ADMIN) // to enter the network namespaces of pods
 	}
 	if !r.kubernetes.enabled { // flags may name files and directories of others, and ports below 1024
 		keep = append(keep, unix.CAP_DAC_OVERRIDE, unix.CAP_NET_BIND_SERVICE)
@@ -93,6 +95,9 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	if err := checkSources(&r.manifestFlags); err != nil {
 		return err
+	}
+	if r.kubernetes.runtime != "" && !r.kubernetes.enabled {
+		return errors.New("--container-runtime is for the pods of a node: add --kubernetes, or leave it out")
 	}
 	logger, err := r.logger(errOut)
 	if err != nil {

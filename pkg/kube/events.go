@@ -24,11 +24,12 @@ type Reason string
 
 // The reasons.
 const (
-	Rotated   Reason = "SecretsRotated"  // a volume has new content
-	Denied    Reason = "SecretDenied"    // a rule keeps a secret from the pod
-	StoreDown Reason = "SecretStoreDown" // a store does not answer, and the pod gets old content or none
-	Missing   Reason = "SecretNotFound"  // a store does not have what the pod asks for
-	Invalid   Reason = "SecretsInvalid"  // the pod's volume asks for what can't be
+	Rotated     Reason = "SecretsRotated"           // a volume has new content
+	Denied      Reason = "SecretDenied"             // a rule keeps a secret from the pod
+	StoreDown   Reason = "SecretStoreDown"          // a store does not answer, and the pod gets old content or none
+	Missing     Reason = "SecretNotFound"           // a store does not have what the pod asks for
+	Invalid     Reason = "SecretsInvalid"           // the pod's volume asks for what can't be
+	NoLocalhost Reason = "SecretsAPINotOnLocalhost" // the pod asks for the API in its network namespace, and does not get it
 )
 
 // kind returns the type of an event, in the words of Kubernetes.

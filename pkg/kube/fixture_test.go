@@ -28,6 +28,7 @@ type fixture struct {
 	reviewer *kube.TokenReviewer
 	registry *prometheus.Registry
 	deleted  []kube.Pod
+	changes  int // how often something was said to have changed
 }
 
 // run runs a test in a bubble, with Pods running from the start.
@@ -42,6 +43,7 @@ func run(t *testing.T, test func(*fixture)) {
 		f := &fixture{T: t, server: server, client: client, registry: prometheus.NewRegistry()}
 		f.pods, err = kube.NewPods(kube.PodsOptions{
 			Client: client, Node: node, Registerer: f.registry, Deleted: func(p kube.Pod) { f.deleted = append(f.deleted, p) },
+			Changed: func() { f.changes++ },
 		})
 		if err != nil {
 			t.Fatal(err)

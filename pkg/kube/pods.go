@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,8 +22,12 @@ import (
 	"github.com/keywell/keywell/pkg/scope"
 )
 
-// appIDAnnotation names a pod's Dapr app id. Source: Dapr, pkg/injector/annotations; default is the pod's name.
-const appIDAnnotation = "dapr.io/app-id"
+// Annotations of pods. Source of Dapr's: pkg/injector/annotations. The app id is by default the pod's name.
+const (
+	appIDAnnotation   = "dapr.io/app-id"
+	sidecarAnnotation = "dapr.io/enabled"
+	apiAnnotation     = "keywell.dev/api" // how the pod wants to call the API; see package localhost
+)
 
 // annotationPrefixes are those of the annotations that are kept.
 var annotationPrefixes = [...]string{"dapr.io/", "keywell.dev/"}
@@ -43,11 +49,26 @@ func (p Pod) AppID() string {
 	return p.Name
 }
 
+// API returns what the pod's annotation says of how it wants to call the API. Empty: nothing.
+func (p Pod) API() string { return p.Annotations[apiAnnotation] }
+
+// HasSidecar tells whether Dapr puts a sidecar into the pod, which listens where a sidecar does. Source: Dapr,
+// utils.IsTruthy.
+func (p Pod) HasSidecar() bool {
+	switch strings.ToLower(strings.TrimSpace(p.Annotations[sidecarAnnotation])) {
+	case "y", "yes", "true", "t", "on", "1":
+		return true
+	default:
+		return false
+	}
+}
+
 // PodsOptions configure a Pods.
 type PodsOptions struct {
 	Client     *Client               // required
 	Node       string                // this node's name in Kubernetes; required
 	Deleted    func(Pod)             // called when a pod is gone from the API; must not block; nil: nobody wants to know
+	Changed    func()                // called when anything of any pod may have changed; must not block; nil: nobody wants to know
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: none
 }
@@ -71,6 +92,9 @@ func NewPods(opts PodsOptions) (*Pods, error) {
 	}
 	if opts.Deleted == nil {
 		opts.Deleted = func(Pod) {}
+	}
+	if opts.Changed == nil {
+		opts.Changed = func() {}
 	}
 	opts.Logger = orDiscard(opts.Logger)
 	p := &Pods{opts: opts, ready: make(chan struct{})}
@@ -103,6 +127,26 @@ func (p *Pods) Get(uid string) (Pod, bool) {
 	defer p.known.RUnlock()
 	pod, ok := p.known.byUID[uid]
 	return pod, ok
+}
+
+// All returns the pods of this node, in no order.
+func (p *Pods) All() []Pod {
+	p.known.RLock()
+	defer p.known.RUnlock()
+	return slices.Collect(maps.Values(p.known.byUID))
+}
+
+// Identify returns the identity of the pod with a UID, for a caller that is known to be that pod. The error is a
+// *RefusedError if the pod is gone, or has ended.
+func (p *Pods) Identify(uid string) (scope.Identity, error) {
+	pod, ok := p.Get(uid)
+	switch {
+	case !ok:
+		return scope.Identity{}, refused("the pod with UID %s is gone or not known yet", uid)
+	case pod.Ended:
+		return scope.Identity{}, refused("pod %s/%s has ended", pod.Namespace, pod.Name)
+	}
+	return scope.Identity{Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount, Pod: pod.Name, PodUID: pod.UID, AppID: pod.AppID()}, nil
 }
 
 // Enrich returns id with the app id that the pod's annotation names, where the pod is known, and with the pod's name,
@@ -140,8 +184,9 @@ func (s *podStore) Update(obj any) error {
 		return err
 	}
 	s.known.Lock()
-	defer s.known.Unlock()
 	s.known.byUID[pod.UID] = pod
+	s.known.Unlock()
+	s.opts.Changed()
 	return nil
 }
 
@@ -157,6 +202,7 @@ func (s *podStore) Delete(obj any) error {
 	if ok {
 		s.opts.Deleted(pod)
 	}
+	s.opts.Changed()
 	return nil
 }
 
@@ -179,6 +225,7 @@ func (s *podStore) Replace(objs []any, _ string) error {
 			s.opts.Deleted(pod)
 		}
 	}
+	s.opts.Changed()
 	return nil
 }
 

@@ -43,12 +43,12 @@ const (
 	userPrefix    = "system:serviceaccount:"
 )
 
-// RefusedError is returned for a token that does not prove which pod of this node the caller is. Its text is the same
-// for every reason, so that a caller can't learn from it; the reason is for the log, where slog shows it.
+// RefusedError is returned for a caller of whom it is not proven which pod of this node it is. Its text is the same for
+// every reason, so that a caller can't learn from it; the reason is for the log, where slog shows it.
 type RefusedError struct{ Reason string }
 
 // Error returns one text for every reason.
-func (*RefusedError) Error() string { return "the service-account token is not accepted" }
+func (*RefusedError) Error() string { return "the caller is not accepted" }
 
 // LogValue returns the text with the reason.
 func (e *RefusedError) LogValue() slog.Value { return slog.StringValue(e.Error() + ": " + e.Reason) }

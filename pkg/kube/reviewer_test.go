@@ -43,7 +43,7 @@ func (f *fixture) refuses(token, reason string, reviews int) {
 	f.Helper()
 	_, err := f.reviewer.Attest(f.Context(), secret.FromString(token))
 	refusal, ok := err.(*kube.RefusedError)
-	if !ok || !strings.Contains(refusal.Reason, reason) || err.Error() != "the service-account token is not accepted" {
+	if !ok || !strings.Contains(refusal.Reason, reason) || err.Error() != "the caller is not accepted" {
 		f.Errorf("error %#v, want a refusal with %q", err, reason)
 	}
 	f.reviewed(reviews)

@@ -61,7 +61,7 @@ func open(path string) (fd int, err error) {
 		return -1, errors.New("it is a namespace of another kind")
 	}
 	var theirs, own unix.Stat_t
-	if err := errors.Join(unix.Fstat(fd, &theirs), unix.Stat("/proc/self/ns/net", &own)); err != nil {
+	if err := errors.Join(unix.Fstat(fd, &theirs), unix.Stat(ownPath, &own)); err != nil {
 		return -1, fmt.Errorf("stat: %w", err)
 	}
 	if theirs.Dev == own.Dev && theirs.Ino == own.Ino {

@@ -8,17 +8,18 @@ import (
 	"github.com/keywell/keywell/pkg/secret"
 )
 
-// AsksLocalhost tells whether a volume of the pod with a UID has the attribute by which it asks for listeners in the
-// pod's network namespace. The kubelet publishes volumes before the namespace is made.
-func (s *Set) AsksLocalhost(podUID string) bool {
+// AskLocalhost returns the UIDs of the pods with a volume that asks for listeners in the pod's network namespace. The
+// kubelet publishes a pod's volumes before it has the namespace made.
+func (s *Set) AskLocalhost() map[string]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	pods := map[string]bool{}
 	for _, v := range s.volumes {
-		if v.published && v.record.Identity.PodUID == podUID && v.spec.Localhost {
-			return true
+		if v.published && v.spec.Localhost {
+			pods[v.record.Identity.PodUID] = true
 		}
 	}
-	return false
+	return pods
 }
 
 // Tokens returns the service-account tokens that the kubelet brings with the volumes of the pod with a UID. They are

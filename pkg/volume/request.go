@@ -40,6 +40,10 @@ func (s *Set) acceptable(spec Spec) error {
 	if err := s.servesSockets(spec); err != nil {
 		return err
 	}
+	if spec.Localhost && !s.opts.Localhost {
+		return &InvalidError{Problems: []string{fmt.Sprintf("volume attribute %q asks for localhost, which is off: "+
+			"set localhost.enabled in the chart's values (the agent's flag --container-runtime), or ask for socket", attrAPI)}}
+	}
 	_, err := s.limit(spec)
 	return err
 }

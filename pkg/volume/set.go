@@ -51,6 +51,9 @@ type Options struct {
 	// Serve answers API calls on the sockets of a volume, which it takes over, as calls of the pod that it is for. What
 	// it returns ends that, and closes the sockets and all connections. Nil: a volume that asks for sockets is refused.
 	Serve func(id scope.Identity, http, grpc net.Listener) (stop func())
+	// Localhost says that pods can have listeners in their network namespaces. False: a volume that asks for them is
+	// refused.
+	Localhost bool
 	// Denied is called for each read that the policy refuses, for the audit trail. Nil: nobody is told.
 	Denied func(context.Context, Denial)
 

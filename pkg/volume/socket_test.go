@@ -347,11 +347,13 @@ func TestAPIAttribute(t *testing.T) {
 
 func TestNoSocketsWithoutAPI(t *testing.T) {
 	n := newNode(t)
-	err := n.Publish(t.Context(), n.apiRequest("v"))
-	if err == nil || !strings.Contains(err.Error(), "does not serve the API") {
-		t.Errorf("%v", err)
+	for api, text := range map[string]string{"socket": "does not serve the API", "localhost": "--container-runtime"} {
+		err := n.Publish(t.Context(), n.apiRequest("v", "api="+api))
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", api, err)
+		}
+		n.absent(t, "v")
 	}
-	n.absent(t, "v")
 }
 
 // TestSocketsOfAFailedPublish asserts that sockets end with a volume that comes to nothing.
@@ -387,7 +389,7 @@ func (a audienceTokens) Token(_ context.Context, audience string) (secret.Value,
 }
 
 func TestPodTokens(t *testing.T) {
-	n := newNode(t)
+	n := newNode(t, func(o *volume.Options) { o.Localhost = true })
 	at := time.Now().Add(time.Hour)
 	publish := func(id, pod, value string, expires time.Time) {
 		req := n.request(id, "")
@@ -413,14 +415,14 @@ func TestPodTokens(t *testing.T) {
 		}
 	}
 	for pod, want := range map[string]bool{"u1": true, "u3": false} {
-		if n.AsksLocalhost(pod) != want {
+		if n.AskLocalhost()[pod] != want {
 			t.Errorf("pod %s asks for localhost: %t", pod, !want)
 		}
 	}
 	if err := n.Unpublish(t.Context(), "v3", n.target("v3")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := n.Tokens("u2").Token(t.Context(), "vault"); !errors.Is(err, providers.ErrNoTokens) || n.AsksLocalhost("u2") {
+	if _, _, err := n.Tokens("u2").Token(t.Context(), "vault"); !errors.Is(err, providers.ErrNoTokens) || n.AskLocalhost()["u2"] {
 		t.Errorf("after the volume's end: %v", err)
 	}
 }

@@ -40,13 +40,8 @@ func NewDown(t testing.TB) *Namespace {
 	if os.Geteuid() != 0 {
 		t.Skip("a network namespace needs root")
 	}
-	made := make(chan error, 1)
 	n := &Namespace{fd: -1}
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
-		made <- n.create()
-	}()
-	if err := <-made; err != nil {
+	if err := onThread(n.create); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.Remove)
@@ -78,14 +73,25 @@ func (n *Namespace) Remove() {
 
 // Do runs a func on a thread in the namespace, which ends then.
 func (n *Namespace) Do(do func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return do()
+	})
+}
+
+// onThread runs do on a thread that ends with it. The main thread never would; it is kept busy instead.
+func onThread(do func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
-			done <- err
+		if unix.Gettid() != unix.Getpid() {
+			done <- do()
 			return
 		}
-		done <- do()
+		done <- onThread(do)
+		runtime.UnlockOSThread()
 	}()
 	return <-done
 }
