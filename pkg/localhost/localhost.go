@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/keywell/keywell/pkg/cri"
@@ -23,7 +24,8 @@ const (
 )
 
 const (
-	openTimeout = 5 * time.Second // to find a namespace and listen there
+	openTimeout     = 5 * time.Second // to find a namespace and listen there
+	concurrentOpens = 8
 
 	// The waits before a sandbox that failed is tried again; doubled each time.
 	firstPause   = time.Second
@@ -65,7 +67,7 @@ type Set struct {
 	pods    map[string]*pod
 }
 
-// pod is a sandbox that is wanted to have listeners. Only Run touches it.
+// pod is a sandbox that is wanted to have listeners. Only reconcile touches it, or the one open that it waits for.
 type pod struct {
 	wish    Wish
 	stop    func() // ends its listeners; nil: it has none
@@ -126,8 +128,10 @@ func (s *Set) reconcile(ctx context.Context) (retry time.Time) {
 			s.close(id)
 		}
 	}
+	var opening errgroup.Group
+	opening.SetLimit(concurrentOpens)
 	for _, sandbox := range sandboxes {
-		if !wanted[sandbox.ID] || ctx.Err() != nil {
+		if !wanted[sandbox.ID] {
 			continue
 		}
 		p := s.pods[sandbox.ID]
@@ -139,8 +143,14 @@ func (s *Set) reconcile(ctx context.Context) (retry time.Time) {
 		}
 		p.wish = wish
 		if p.stop == nil && !p.refused && !time.Now().Before(p.retry) {
-			s.open(ctx, sandbox, p)
+			opening.Go(func() error {
+				s.open(ctx, sandbox, p)
+				return nil
+			})
 		}
+	}
+	_ = opening.Wait() // what failed is tried again
+	for _, p := range s.pods {
 		if p.stop == nil && !p.refused && (retry.IsZero() || p.retry.Before(retry)) {
 			retry = p.retry
 		}

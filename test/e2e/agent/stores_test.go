@@ -13,10 +13,16 @@ const vault = "vault"
 // installVault installs Keywell with that store, and lets pods of the namespaces read its secret db.
 func installVault(t *testing.T, namespaces ...string) {
 	t.Helper()
+	putVault(t)
+	install(t, withVault(namespaces...))
+}
+
+// putVault makes the Secret that the store is read from.
+func putVault(t *testing.T) {
+	t.Helper()
 	needRoot(t)
 	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", keywellNamespace)+
 		secretOf(keywellNamespace, "vault-file", map[string]string{"secrets.json": `{"db": {"password": "from a file"}, "api-key": "k-123"}`}))
-	install(t, withVault(namespaces...))
 }
 
 func withVault(namespaces ...string) values {

@@ -1,0 +1,336 @@
+package agent_test
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keywell/keywell/test/e2e/cluster"
+)
+
+// caller is a pod of the client's image, with no token and no variable in its environment.
+type caller struct {
+	namespace, name string
+	annotations     map[string]string
+	attributes      map[string]string // of a volume at /secrets; nil: none
+	spec            string            // more of the pod's, as YAML at that place
+	security        string            // the container's securityContext, as a flow of YAML
+	init            bool              // an init container calls localhost first
+}
+
+var asksLocalhost = map[string]string{"keywell.dev/api": "localhost"}
+
+const (
+	secretPath = "/v1.0/secrets/vault/db"
+	localhost  = "http://localhost:3500"
+	theSecret  = `200 {"password":"from a file"}` + "\n"
+)
+
+func (c caller) pod() pod { return pod{namespace: c.namespace, name: c.name} }
+
+func (c caller) manifest() string {
+	init, volumes, mounts := "", "", ""
+	if c.init {
+		init = fmt.Sprintf("\n  initContainers: [{name: first, image: %q, imagePullPolicy: Never, args: [await, %s]}]", clientImage, secretPath)
+	}
+	if c.attributes != nil {
+		volumes = "\n  volumes: [{name: secrets, csi: {driver: csi.keywell.dev, readOnly: true, volumeAttributes: " + toJSON(c.attributes) + "}}]"
+		mounts = "{name: secrets, mountPath: /secrets, readOnly: true}"
+	}
+	return fmt.Sprintf(`---
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: %s, annotations: %s}
+spec:
+  serviceAccountName: app
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 0%s%s%s
+  containers:
+  - {name: main, image: %q, imagePullPolicy: Never, args: [wait], securityContext: {%s}, volumeMounts: [%s]}
+  - {name: shell, image: %q, imagePullPolicy: Never, command: [sleep, "3600"], securityContext: {%[8]s}, volumeMounts: [%[9]s]}
+`, c.name, c.namespace, toJSON(c.annotations), c.spec, init, volumes, clientImage, c.security, mounts, cluster.BusyboxImage)
+}
+
+func (c caller) start(t *testing.T) caller {
+	t.Helper()
+	apply(t, c.manifest())
+	c.pod().waitReady(t)
+	return c
+}
+
+// call runs the client in the pod.
+func (c caller) call(t *testing.T, args ...string) string {
+	t.Helper()
+	return c.pod().exec(t, append([]string{"/client"}, args...)...)
+}
+
+// wants fails the test unless the call prints that.
+func (c caller) wants(t *testing.T, want string, args ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, c.call(t, args...)); diff != "" {
+		t.Errorf("%s/%s: %v (-want +got):\n%s", c.namespace, c.name, args, diff)
+	}
+}
+
+// wantsSDK is wants for what the SDK returns; it prints something itself before.
+func (c caller) wantsSDK(t *testing.T, want string, args ...string) {
+	t.Helper()
+	if got := c.call(t, args...); !strings.HasSuffix(got, "\n"+want) {
+		t.Errorf("%s/%s: %v: %s", c.namespace, c.name, args, got)
+	}
+}
+
+// refused fails the test unless nobody listens at the URL, seen from the pod.
+func (c caller) refused(t *testing.T, url string) {
+	t.Helper()
+	if err := c.isRefused(t, url); err != nil {
+		t.Error(err)
+	}
+}
+
+func (c caller) isRefused(t *testing.T, url string) error {
+	out, err := node.Kubectl(t.Context(), "exec", "--namespace", c.namespace, c.name, "-c", "main", "--", "/client", "get", url)
+	if err == nil || !strings.Contains(err.Error(), "connection refused") {
+		return fmt.Errorf("%s in %s/%s: %q, %v", url, c.namespace, c.name, out, err)
+	}
+	return nil
+}
+
+// answers waits until localhost gives the pod the secret again, and returns how long that took.
+func (c caller) answers(t *testing.T) time.Duration {
+	t.Helper()
+	return eventually(t, patience, func() error {
+		out, err := node.Kubectl(t.Context(), "exec", "--namespace", c.namespace, c.name, "-c", "main", "--", "/client", "get", localhost+secretPath)
+		if err == nil && out != theSecret {
+			err = errors.New(out)
+		}
+		return err
+	})
+}
+
+// address is the pod's own.
+func (c caller) address(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSpace(kubectl(t, "get", "pod", c.name, "--namespace", c.namespace, "-o", "jsonpath={.status.podIP}"))
+}
+
+// installLocalhost installs Keywell with the API on the localhost of pods that ask for it.
+func installLocalhost(t *testing.T, namespaces ...string) {
+	t.Helper()
+	putVault(t)
+	install(t, withVault(namespaces...).with("localhost", values{"enabled": true}))
+}
+
+// TestLocalhost calls the API from pods that nothing has configured.
+func TestLocalhost(t *testing.T) {
+	installLocalhost(t, "insiders")
+	ns, outside := newNamespace(t, "insiders"), newNamespace(t, "outsiders")
+	apply(t, reader(ns, "app")+reader(outside, "app"))
+	app := caller{namespace: ns, name: "app", annotations: asksLocalhost, init: true}
+	other := caller{namespace: outside, name: "app", annotations: asksLocalhost}
+	silent := caller{namespace: ns, name: "silent"}
+	admin := caller{namespace: outside, name: "admin", annotations: asksLocalhost, security: "capabilities: {add: [NET_ADMIN]}"}
+	apply(t, app.manifest()+other.manifest()+silent.manifest()+admin.manifest())
+	for _, c := range []caller{app, other, silent, admin} {
+		c.pod().waitReady(t)
+	}
+	app.answers(t)
+
+	t.Run("HTTP", func(t *testing.T) { app.wants(t, theSecret, "get", localhost+secretPath) })
+	t.Run("IPv4 and IPv6", func(t *testing.T) {
+		for _, host := range []string{"127.0.0.1", "[::1]"} {
+			app.wants(t, theSecret, "get", "http://"+host+":3500"+secretPath)
+		}
+	})
+	t.Run("Dapr Go SDK", func(t *testing.T) {
+		app.wantsSDK(t, `{"password":"from a file"}`+"\n", "localhost-sdk", vault, "db")
+	})
+	t.Run("an init container", func(t *testing.T) {
+		t.Log(kubectl(t, "logs", "app", "--namespace", ns, "-c", "first"))
+	})
+	t.Run("a pod that does not ask", func(t *testing.T) { silent.refused(t, localhost+secretPath) })
+	t.Run("what the policy does not allow", func(t *testing.T) {
+		if got := other.call(t, "get", localhost+secretPath); !strings.HasPrefix(got, "401 ") && !strings.HasPrefix(got, "403 ") {
+			t.Errorf("a pod of another namespace gets %s", got)
+		}
+	})
+	t.Run("another pod's listener", func(t *testing.T) {
+		for _, port := range []string{"3500", "50001"} {
+			other.refused(t, "http://"+app.address(t)+":"+port+secretPath)
+		}
+	})
+	t.Run("NET_ADMIN", func(t *testing.T) {
+		address := app.address(t)
+		kubectl(t, "exec", "--namespace", outside, "admin", "-c", "shell", "--", "ip", "address", "add", address+"/32", "dev", "lo")
+		admin.refused(t, "http://"+address+":3500"+secretPath)
+		if got := admin.call(t, "get", localhost+secretPath); !strings.HasPrefix(got, "401 ") && !strings.HasPrefix(got, "403 ") {
+			t.Errorf("it gets %s", got)
+		}
+	})
+	t.Run("a pod of the same name", func(t *testing.T) {
+		app.pod().delete(t)
+		again := caller{namespace: ns, name: "app"}.start(t)
+		again.refused(t, localhost+secretPath)
+	})
+}
+
+// TestSockets calls the API by the sockets in volumes, as users of several kinds, and by localhost as the volume asks.
+func TestSockets(t *testing.T) {
+	installLocalhost(t, "sockets")
+	ns := newNamespace(t, "sockets")
+	apply(t, reader(ns, "app")+mayRead(ns, "app", "db")+secretOf(ns, "db", map[string]string{"password": "of the cluster"}))
+	const nobody = "runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true"
+	both := caller{namespace: ns, name: "both", security: nobody, attributes: map[string]string{"api": "socket, localhost"}}
+	group := caller{namespace: ns, name: "group", security: nobody, attributes: map[string]string{"api": "socket", "store": vault, "secrets": "db"},
+		spec: "\n  securityContext: {fsGroup: 2000}"}
+	foreign := caller{namespace: ns, name: "foreign", security: nobody, attributes: map[string]string{"api": "socket", "mode": "0400"}}
+	host := caller{namespace: ns, name: "host", attributes: map[string]string{"api": "socket"}, spec: "\n  hostNetwork: true"}
+	apply(t, both.manifest()+group.manifest()+foreign.manifest()+host.manifest())
+	for _, c := range []caller{both, group, foreign, host} {
+		c.pod().waitReady(t)
+	}
+	for _, c := range []caller{both, group, host} {
+		c.wants(t, theSecret, "socket", secretPath)
+		c.wantsSDK(t, `{"password":"from a file"}`+"\n", "socket-sdk", vault, "db")
+	}
+	t.Run("localhost by a volume, with the pod's own token for the store", func(t *testing.T) {
+		both.answers(t)
+		both.wants(t, `200 {"password":"of the cluster"}`+"\n", "get", localhost+"/v1.0/secrets/kubernetes/db")
+	})
+	t.Run("a user who may not read the volume", func(t *testing.T) {
+		if out, err := node.Kubectl(t.Context(), "exec", "--namespace", ns, "foreign", "-c", "main", "--", "/client", "socket", secretPath); err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
+	t.Run("the agent is killed", func(t *testing.T) {
+		began := time.Now()
+		onNode(t, "kill -9 $(pidof agent)")
+		both.answers(t)
+		measured(t, "kill -9 of the agent to answers on localhost again", "%s", seconds(time.Since(began)))
+		both.wants(t, theSecret, "socket", secretPath)
+		waitRollout(t)
+	})
+}
+
+// TestLocalhostRefused has pods that can't have the API on localhost, and are told why.
+func TestLocalhostRefused(t *testing.T) {
+	installLocalhost(t, "refused")
+	ns := newNamespace(t, "refused")
+	apply(t, reader(ns, "app"))
+	host := caller{namespace: ns, name: "host", annotations: asksLocalhost, spec: "\n  hostNetwork: true"}
+	busy := caller{namespace: ns, name: "busy"}
+	apply(t, host.manifest()+busy.manifest())
+	for _, c := range []caller{host, busy} {
+		c.pod().waitReady(t)
+	}
+	wantEvent(t, ns, "host", "hostNetwork", "api: socket")
+	host.refused(t, localhost+secretPath)
+	if got := host.call(t, "get", "http://"+cluster.NodeIP+":3500"+secretPath); !strings.HasPrefix(got, "401 ") {
+		t.Errorf("without a token, a pod in the node's network gets %s", got)
+	}
+
+	kubectl(t, "exec", "--namespace", ns, "busy", "-c", "shell", "--", "httpd", "-p", "127.0.0.1:50001", "-h", "/tmp")
+	kubectl(t, "annotate", "pod", "busy", "--namespace", ns, "keywell.dev/api=localhost")
+	wantEvent(t, ns, "busy", "port 3500 or 50001")
+	busy.refused(t, localhost+secretPath)
+}
+
+// wantEvent waits until a pod has an event that says so.
+func wantEvent(t *testing.T, ns, name string, parts ...string) {
+	t.Helper()
+	var message string
+	eventually(t, patience, func() error {
+		message = kubectl(t, "get", "events", "--namespace", ns, "-o", "jsonpath={.items[*].message}",
+			"--field-selector", "reason=SecretsAPINotOnLocalhost,involvedObject.name="+name)
+		if message == "" {
+			return fmt.Errorf("pod %s has no event", name)
+		}
+		return nil
+	})
+	wantWhy(t, message, parts...)
+}
+
+// TestSandboxes follows listeners through what happens to the namespaces of pods: each is held while it is needed, and
+// no longer.
+func TestSandboxes(t *testing.T) {
+	const pods = 5
+	installLocalhost(t, "sandboxes")
+	ns := newNamespace(t, "sandboxes")
+	apply(t, reader(ns, "app"))
+	nothingPinned(t)
+	before := agentMetrics(t)
+	var all []caller
+	late := 0
+	for i := range pods { // one after the other: how long it takes when the node does nothing else
+		c := caller{namespace: ns, name: fmt.Sprintf("app-%d", i), annotations: asksLocalhost, init: true}.start(t)
+		all = append(all, c)
+		said := kubectl(t, "logs", c.name, "--namespace", ns, "-c", "first")
+		if !strings.HasPrefix(said, "refused 0 times") {
+			late++
+			t.Logf("%s: the init container was %s", c.name, said)
+		}
+	}
+	measured(t, fmt.Sprintf("init containers of %d pods that localhost refused at first", pods), "%d", late)
+	after := agentMetrics(t)
+	mean := func(name string) float64 {
+		return 1000 * (sum(after, name+"_sum") - sum(before, name+"_sum")) / (sum(after, name+"_count") - sum(before, name+"_count"))
+	}
+	measured(t, "from the runtime's announcement of a sandbox to the API on localhost, mean", "%.1f ms", mean("keywell_localhost_delay_seconds"))
+	measured(t, "of which to find the namespace and listen there", "%.1f ms", mean("keywell_localhost_listen_seconds"))
+
+	t.Run("another sandbox", func(t *testing.T) {
+		c := all[0]
+		uid := get[podObject](t, c.pod().path()).Metadata.UID
+		began := time.Now()
+		// The sandbox dies with the process that holds it open.
+		onNode(t, fmt.Sprintf(`for p in $(pidof pause); do if grep -q %s /proc/$p/cgroup; then kill -9 $p; fi; done`, uid))
+		eventually(t, patience, func() error {
+			p := get[podObject](t, c.pod().path())
+			for _, s := range p.Status.ContainerStatuses {
+				if s.RestartCount == 0 {
+					return errors.New("the containers still run in the old sandbox")
+				}
+			}
+			return nil
+		})
+		c.answers(t)
+		measured(t, "death of a sandbox to answers on localhost in the next", "%s", seconds(time.Since(began)))
+	})
+	t.Run("the runtime is killed", func(t *testing.T) {
+		onNode(t, "kill -9 $(pidof containerd)")
+		c := caller{namespace: ns, name: "later", annotations: asksLocalhost}
+		eventually(t, patience, func() error { return node.Apply(t.Context(), c.manifest()) })
+		c.pod().waitReady(t)
+		c.answers(t)
+		all[1].wants(t, theSecret, "get", localhost+secretPath)
+		c.pod().delete(t)
+	})
+	for _, c := range all {
+		c.pod().deleteLater(t)
+	}
+	for _, c := range all {
+		c.pod().waitGone(t)
+	}
+	nothingPinned(t)
+}
+
+// nothingPinned waits until the agent has no socket that is in the network of a pod.
+func nothingPinned(t *testing.T) {
+	t.Helper()
+	eventually(t, 30*time.Second, func() error {
+		// The kernel lists the sockets of a process' own network namespace; those that it does not list are in others.
+		foreign := strings.Fields(onNode(t, `pid=$(pidof agent)
+			for i in $(ls -l /proc/$pid/fd | sed -n 's/.*socket:\[\([0-9]*\)\].*/\1/p'); do
+				cat /proc/$pid/net/tcp /proc/$pid/net/tcp6 /proc/$pid/net/unix /proc/$pid/net/netlink | grep -qw $i || echo $i
+			done`))
+		if pods := sum(agentMetrics(t), "keywell_localhost_pods"); pods != 0 || len(foreign) > 0 {
+			return fmt.Errorf("%s pods have listeners, and these sockets are in other networks: %v", strconv.FormatFloat(pods, 'f', 0, 64), foreign)
+		}
+		return nil
+	})
+}
