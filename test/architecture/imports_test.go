@@ -22,10 +22,11 @@ type ban struct {
 }
 
 var bans = []ban{
-	{"k8s.io/", []string{"pkg/kube/", "pkg/providers/kubernetes/", "test/"}, "client-go weighs 20 MB and belongs at the edge that talks to the API server"},
+	{"k8s.io/cri-api/", []string{"pkg/cri/", "test/"}, "the container runtime's socket is as good as root: one package speaks to it"},
+	{"k8s.io/", []string{"pkg/kube/", "pkg/cri/", "pkg/providers/kubernetes/", "test/"}, "client-go weighs 20 MB and belongs at the edge that talks to the API server"},
 	{"github.com/container-storage-interface/", []string{"pkg/csi/", "cmd/agent/", "test/"}, "CSI is one way in; volumes do not know it (cmd/agent is its client in mount and unmount)"},
 	{"github.com/dapr/", []string{"pkg/api/", "pkg/providers/daprplugin/", "test/"}, "Dapr's protocol is one way in, or a bridge to plugins"},
-	{"google.golang.org/grpc", []string{"pkg/api/", "pkg/csi/", "pkg/kube/", "pkg/providers/", "cmd/agent/", "test/"}, "gRPC codes exist at the edges only"},
+	{"google.golang.org/grpc", []string{"pkg/api/", "pkg/csi/", "pkg/kube/", "pkg/cri/", "pkg/providers/", "cmd/agent/", "test/"}, "gRPC codes exist at the edges only"},
 	{"github.com/hashicorp/vault/", []string{"pkg/providers/vault/", "test/"}, "an SDK stays in its driver"},
 	{"github.com/aws/", []string{"pkg/providers/aws/", "test/"}, "an SDK stays in its driver"},
 	{"github.com/Azure/", []string{"pkg/providers/azure/", "test/"}, "an SDK stays in its driver"},
@@ -57,6 +58,8 @@ var leaves = map[string][]string{
 	"pkg/rotation":     {},
 	"pkg/origin":       {"pkg/scope"},
 	"pkg/netns":        {},
+	"pkg/cri":          {},
+	"pkg/localhost":    {"pkg/scope", "pkg/cri", "pkg/netns"},
 }
 
 type goPackage struct {

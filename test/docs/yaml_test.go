@@ -12,6 +12,7 @@ import (
 	"github.com/keywell/keywell/internal/docpage"
 	"github.com/keywell/keywell/pkg/component"
 	"github.com/keywell/keywell/pkg/csi"
+	"github.com/keywell/keywell/pkg/localhost"
 	"github.com/keywell/keywell/pkg/providers/builtin"
 	"github.com/keywell/keywell/pkg/stores"
 	"github.com/keywell/keywell/pkg/volume"
@@ -21,7 +22,10 @@ import (
 type object struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
-	Spec       struct {
+	Metadata   struct {
+		Annotations map[string]string `yaml:"annotations"`
+	} `yaml:"metadata"`
+	Spec struct {
 		Volumes []struct {
 			CSI struct {
 				Driver     string            `yaml:"driver"`
@@ -54,9 +58,14 @@ func checkYAML(t *testing.T, text string, used bool) {
 	if err := yaml.Unmarshal([]byte(text), &o); err != nil {
 		t.Fatal(err)
 	}
+	annotation := o.Metadata.Annotations["keywell.dev/api"]
 	switch {
 	case strings.HasPrefix(o.APIVersion, "dapr.io/"), strings.HasPrefix(o.APIVersion, "keywell.dev/"):
 		checkManifests(t, text)
+	case o.Kind == "Pod" && annotation != "":
+		if wish := localhost.Asked.Wish(localhost.Pod{Annotation: annotation}); wish.Against != "" {
+			t.Error(wish.Against)
+		}
 	case o.Kind == "Pod" && len(o.Spec.Volumes) > 0:
 		for _, v := range o.Spec.Volumes {
 			if v.CSI.Driver != csi.DefaultName || !v.CSI.ReadOnly {
