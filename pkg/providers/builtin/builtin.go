@@ -7,6 +7,7 @@ package builtin
 import (
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/aws"
+	"github.com/keywell/keywell/pkg/providers/azure"
 	"github.com/keywell/keywell/pkg/providers/kubernetes"
 	"github.com/keywell/keywell/pkg/providers/localenv"
 	"github.com/keywell/keywell/pkg/providers/localfile"
@@ -18,6 +19,7 @@ func Drivers() []providers.Driver {
 	return []providers.Driver{
 		aws.ParameterStore(),
 		aws.SecretsManager(),
+		azure.Driver(),
 		vault.Driver(),
 		kubernetes.Driver(),
 		localenv.Driver(),

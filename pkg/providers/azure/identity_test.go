@@ -1,0 +1,282 @@
+package azure_test
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/azure/azuretest"
+	"github.com/keywell/keywell/pkg/resolve"
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+const (
+	clientAlice = "00000000-0000-0000-0000-0000000a11ce"
+	clientBob   = "00000000-0000-0000-0000-000000000b0b"
+	clientNode  = "00000000-0000-0000-0000-000000000d0d"
+)
+
+// TestMethods logs in by each method, and by the default chain.
+func TestMethods(t *testing.T) {
+	server := newServer(t)
+	server.Put("db", azuretest.Secret{Value: "c4n4ry"})
+	none := map[string]string{"azureClientId": "", "azureClientSecret": "", "azureTenantId": ""}
+	with := func(more map[string]string) map[string]string {
+		all := map[string]string{}
+		for _, m := range []map[string]string{none, more} {
+			for name, value := range m {
+				all[name] = value
+			}
+		}
+		return all
+	}
+	certificate, file := certificateFile(t)
+	server.AppWithCertificate(clientBob, certificate)
+	server.AppTrusting(clientAlice, subject("agent"))
+	for _, client := range []string{clientAlice, clientBob, clientNode} {
+		server.Allow(client, "secrets/get", "db")
+	}
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(server.Issuer.Token(subject("agent"), "api://AzureADTokenExchange", time.Now().Add(time.Hour))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inline, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range map[string]map[string]string{
+		"client secret":      nil,
+		"spn aliases":        with(map[string]string{"spnTenantId": azuretest.Tenant, "spnClientId": admin, "spnClientSecret": adminSecret}),
+		"short aliases":      with(map[string]string{"tenantId": azuretest.Tenant, "CLIENTID": admin, "clientSecret": adminSecret}),
+		"certificate's file": with(map[string]string{"azureTenantId": azuretest.Tenant, "azureClientId": clientBob, "spnCertificateFile": file}),
+		"certificate":        with(map[string]string{"azureTenantId": azuretest.Tenant, "azureClientId": clientBob, "azureCertificate": string(inline), "azureAuthMethods": "cert"}),
+		"workload identity":  with(map[string]string{"entraIDAuthMethods": "wi"}),
+		"default chain":      none,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "workload identity" || name == "default chain" {
+				t.Setenv("AZURE_TENANT_ID", azuretest.Tenant)
+				t.Setenv("AZURE_CLIENT_ID", clientAlice)
+				t.Setenv("AZURE_FEDERATED_TOKEN_FILE", token)
+			}
+			want(t, vault(t, server, m), providers.Query{Name: "db"}, "c4n4ry")
+		})
+	}
+	t.Run("managed identity", func(t *testing.T) { // whose tokens the SDK caches for the whole process: one test only
+		server.NodeIdentity(clientNode)
+		p := vault(t, server, with(map[string]string{"azureClientId": clientNode, "azureAuthMethods": "creds, mi"}))
+		for range 2 {
+			want(t, p, providers.Query{Name: "db"}, "c4n4ry")
+		}
+		if n := len(server.Calls("managedidentity")); n != 1 {
+			t.Errorf("the node's identity was asked for %d times", n)
+		}
+	})
+	wantKind(t, vault(t, server, map[string]string{"azureClientSecret": "s3cr3t-of-nobody", "azureAuthMethods": "creds"}),
+		providers.Query{Name: "db"}, providers.Denied, "AADSTS700213")
+}
+
+// TestTokenForTheVaultOnly: a vault that asks for a token for something else gets none for that.
+func TestTokenForTheVaultOnly(t *testing.T) {
+	server := newServer(t)
+	server.Challenge("https://management.azure.com")
+	server.Put("db", azuretest.Secret{Value: "c4n4ry"})
+	p := vault(t, server, nil)
+	for range 3 {
+		want(t, p, providers.Query{Name: "db"}, "c4n4ry")
+	}
+	calls := server.Calls("token")
+	if len(calls) != 1 {
+		t.Errorf("%d logins for three reads", len(calls))
+	}
+	for _, c := range calls {
+		if !strings.HasPrefix(c.Name, azuretest.Resource) {
+			t.Errorf("a token was asked for with scope %s", c.Name)
+		}
+	}
+}
+
+// newPods returns a fake in which alice and bob have an identity each, which may read one secret.
+func newPods(t *testing.T) (*azuretest.Server, accounts) {
+	t.Helper()
+	server := newServer(t)
+	clients := accounts{"shop/alice": clientAlice, "shop/bob": clientBob}
+	for _, account := range []string{"alice", "bob"} {
+		client := clients["shop/"+account]
+		server.AppTrusting(client, subject(account))
+		server.Allow(client, "secrets/get", "of-"+account)
+		server.Put("of-"+account, azuretest.Secret{Value: "c4n4ry-" + account})
+	}
+	return server, clients
+}
+
+func openAsPod(t *testing.T, server *azuretest.Server, clients providers.ServiceAccounts, more map[string]string) providers.Provider {
+	t.Helper()
+	m := map[string]string{"vaultURL": server.URL, "azureAuthorityHost": server.URL, "azureTenantId": azuretest.Tenant, "identity": "pod"}
+	for name, value := range more {
+		m[name] = value
+	}
+	cfg := config(m)
+	cfg.ServiceAccounts = clients
+	return open(t, server, cfg)
+}
+
+// TestEachPodIsItself: two pods, two identities, and never each other's secret.
+func TestEachPodIsItself(t *testing.T) {
+	server, clients := newPods(t)
+	p := openAsPod(t, server, clients, nil)
+	for range 2 {
+		want(t, p, as(server, "alice", "of-alice"), "c4n4ry-alice")
+		want(t, p, as(server, "bob", "of-bob"), "c4n4ry-bob")
+		wantKind(t, p, as(server, "alice", "of-bob"), providers.Denied, "Forbidden")
+		wantKind(t, p, as(server, "bob", "of-alice"), providers.Denied, "Forbidden")
+	}
+	if n := len(server.Calls("token")); n != 2 {
+		t.Errorf("%d exchanges for two service accounts", n)
+	}
+	if _, _, err := fetch(t, p, providers.Query{Name: "of-alice"}); !errors.Is(err, providers.ErrNoTokens) {
+		t.Errorf("on behalf of nobody: %v", err)
+	}
+}
+
+func TestOneExchangeForAServiceAccount(t *testing.T) {
+	server, clients := newPods(t)
+	p := openAsPod(t, server, clients, nil)
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			q := as(server, "alice", "of-alice")
+			q.Caller.Pod, q.Caller.PodUID = fmt.Sprint("alice-", i), fmt.Sprint("uid-", i)
+			want(t, p, q, "c4n4ry-alice")
+		})
+	}
+	all.Wait()
+	if n := len(server.Calls("token")); n != 1 {
+		t.Errorf("%d exchanges for 20 pods of one service account", n)
+	}
+	server.Revoke()
+	wantKind(t, p, as(server, "alice", "of-alice"), providers.Denied, "does not accept the token")
+	want(t, p, as(server, "alice", "of-alice"), "c4n4ry-alice")
+}
+
+func TestIdentities(t *testing.T) {
+	server, clients := newPods(t)
+	manifest := map[string]string{"azureClientId": clientAlice}
+	want(t, openAsPod(t, server, nil, manifest), as(server, "alice", "of-alice"), "c4n4ry-alice")
+	want(t, openAsPod(t, server, clients, manifest), as(server, "bob", "of-bob"), "c4n4ry-bob")
+	wantKind(t, openAsPod(t, server, nil, manifest), as(server, "bob", "of-bob"), providers.Denied, "AADSTS700213")
+	wantKind(t, openAsPod(t, server, accounts{}, nil), as(server, "bob", "of-bob"), providers.Denied, "annotate it")
+	wantKind(t, openAsPod(t, server, nil, nil), as(server, "bob", "of-bob"), providers.Denied, "azureClientId")
+	wantKind(t, openAsPod(t, server, clients, map[string]string{"azureTenantId": ""}), as(server, "bob", "of-bob"), providers.Denied, "azureTenantId")
+	wantKind(t, openAsPod(t, server, clients, nil), server.Issuer.Query("of-bob", "shop", "bob", "vault"), providers.Invalid, "no token for audience")
+	server.Fail(func(c azuretest.Call) *azuretest.Fault {
+		if c.Action != "token" {
+			return nil
+		}
+		return &azuretest.Fault{Status: 429}
+	})
+	wantKind(t, openAsPod(t, server, clients, nil), as(server, "bob", "of-bob"), providers.Throttled, "Entra ID")
+}
+
+// TestPodsThroughTheCache reads through the resolver, whose cache must not lend one pod's answers to the other.
+func TestPodsThroughTheCache(t *testing.T) {
+	server, clients := newPods(t)
+	r := resolve.New(resolve.Options{})
+	t.Cleanup(r.Close)
+	r.Install(resolve.Store{Name: "azure", Provider: openAsPod(t, server, clients, nil), Settings: resolve.Settings{PerIdentity: true}})
+	policy, err := scope.NewPolicy(scope.Rules{Stores: []scope.Store{{Name: "azure"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(account, name string) (resolve.Result, error) {
+		q := as(server, account, name)
+		id := scope.Identity{Namespace: "shop", ServiceAccount: account, Pod: q.Caller.Pod, PodUID: q.Caller.PodUID}
+		grant, err := policy.Authorize(id, scope.Ref{Store: "azure", Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Resolve(t.Context(), resolve.Request{Grant: grant, Tokens: q.Tokens, Origin: "api"})
+	}
+	for range 3 {
+		for _, account := range []string{"alice", "bob"} {
+			if res, err := read(account, "of-"+account); err != nil || string(res.Fields["of-"+account].Reveal()) != "c4n4ry-"+account {
+				t.Errorf("%s: %v", account, err)
+			}
+		}
+		if _, err := read("bob", "of-alice"); providers.KindOf(err) != providers.Denied {
+			t.Errorf("bob read alice's secret, or: %v", err)
+		}
+	}
+	if n := len(server.Calls("secrets/get")); n != 3 {
+		t.Errorf("%d reads, want one of each secret and one refused", n)
+	}
+}
+
+// issue makes a certificate for a key; without a parent it is its own.
+func issue(t *testing.T, serial int64, cn string, key, signer crypto.Signer, parent *x509.Certificate) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: cn}, NotAfter: time.Now().Add(time.Hour), IsCA: serial < 3, BasicConstraintsValid: true,
+	}
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// chain makes a certificate with its issuers.
+func chain(t *testing.T) (leaf, intermediate, root *x509.Certificate, key crypto.Signer) {
+	t.Helper()
+	var keys [3]*rsa.PrivateKey
+	for i := range keys {
+		var err error
+		if keys[i], err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root = issue(t, 1, "root", keys[0], keys[0], nil)
+	intermediate = issue(t, 2, "intermediate", keys[1], keys[0], root)
+	leaf = issue(t, 3, "leaf", keys[2], keys[1], intermediate)
+	return leaf, intermediate, root, keys[2]
+}
+
+// certificateFile writes a certificate with its key and returns both.
+func certificateFile(t *testing.T) (*x509.Certificate, string) {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := issue(t, 3, "agent", key, key, nil)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "agent.pem")
+	data := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})...)
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return c, file
+}

@@ -1,0 +1,151 @@
+package azure
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
+
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/exchange"
+)
+
+// What a service account says about the identity of its pods. Source:
+// https://azure.github.io/azure-workload-identity/docs/topics/service-account-labels-and-annotations.html.
+const (
+	clientAnnotation = "azure.workload.identity/client-id"
+	tenantAnnotation = "azure.workload.identity/tenant-id"
+)
+
+// dialer makes connections; nil stands for the usual way.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// sessions gives what reads are made with: one session for the agent, or one for each service account.
+type sessions struct {
+	settings
+	transport *http.Transport
+	options   azcore.ClientOptions
+	accounts  providers.ServiceAccounts
+	agent     *session
+	pods      *exchange.Cache[*session] // nil: reads are made as the agent
+}
+
+// session is the clients of one identity.
+type session struct {
+	secrets *azsecrets.Client
+	keys    *azkeys.Client
+}
+
+func newSessions(s settings, cfg providers.Config, dial dialer) (*sessions, error) {
+	all := &sessions{settings: s, accounts: cfg.ServiceAccounts, transport: http.DefaultTransport.(*http.Transport).Clone()}
+	if dial != nil {
+		all.transport.DialContext = dial
+	}
+	all.options = azcore.ClientOptions{
+		Cloud:     s.cloud,
+		Retry:     policy.RetryOptions{MaxRetries: -1}, // package resolve retries
+		Transport: &http.Client{Transport: all.transport, CheckRedirect: noRedirect},
+	}
+	if cfg.Identity == providers.AsPod {
+		all.pods = exchange.New(all.login)
+		return all, nil
+	}
+	credentials, err := newChain(s, all.options)
+	if err != nil {
+		return nil, err
+	}
+	all.agent, err = all.session(credentials)
+	return all, err
+}
+
+// noRedirect keeps tokens where they belong.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+func (s *sessions) session(credential azcore.TokenCredential) (*session, error) {
+	credential = scoped{credential, s.scope}
+	secrets, err := azsecrets.NewClient(s.vault, credential, &azsecrets.ClientOptions{
+		ClientOptions: s.options, DisableChallengeResourceVerification: s.customVault, // scoped verifies more
+	})
+	if err != nil {
+		return nil, providers.Errorf(providers.Invalid, "client of the vault: %w", err)
+	}
+	keys, err := azkeys.NewClient(s.vault, credential, &azkeys.ClientOptions{
+		ClientOptions: s.options, DisableChallengeResourceVerification: s.customVault,
+	})
+	if err != nil {
+		return nil, providers.Errorf(providers.Invalid, "client of the vault: %w", err)
+	}
+	return &session{secrets, keys}, nil
+}
+
+// of returns the session for q.
+func (s *sessions) of(ctx context.Context, q providers.Query) (*session, error) {
+	if s.pods == nil {
+		return s.agent, nil
+	}
+	return s.pods.Get(ctx, q)
+}
+
+// noteError gives up a token that the vault does not accept, so that the next read gets another.
+func (s *sessions) noteError(q providers.Query, err error) {
+	if s.pods != nil && statusOf(err) == http.StatusUnauthorized {
+		s.pods.Drop(q)
+	}
+}
+
+// login exchanges the token of q's pod for one of its identity.
+func (s *sessions) login(ctx context.Context, q providers.Query) (*session, time.Time, error) {
+	tenant, client, err := s.identityOf(ctx, q.Caller)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	assertion, err := exchange.Token(ctx, q, s.audience)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	credential, err := azidentity.NewClientAssertionCredential(tenant, client,
+		func(context.Context) (string, error) { return assertion, nil },
+		&azidentity.ClientAssertionCredentialOptions{ClientOptions: s.options, DisableInstanceDiscovery: s.customCloud})
+	if err != nil {
+		return nil, time.Time{}, providers.Errorf(providers.Invalid, "tenant %q and client %q of service account %s/%s can't be used",
+			tenant, client, q.Caller.Namespace, q.Caller.ServiceAccount)
+	}
+	token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{s.scope}})
+	if err != nil {
+		return nil, time.Time{}, failedLogin(ctx, "identity of client "+client, err)
+	}
+	made, err := s.session(fixed(token))
+	return made, token.ExpiresOn, err
+}
+
+// identityOf returns the identity that the caller's service account names or, if it names none, the manifest.
+func (s *sessions) identityOf(ctx context.Context, caller providers.Caller) (tenant, client string, _ error) {
+	tenant, client = s.tenant, s.client
+	if s.accounts != nil {
+		annotations, err := s.accounts.Annotations(ctx, caller.Namespace, caller.ServiceAccount)
+		if err != nil {
+			return "", "", err
+		}
+		if id := annotations[clientAnnotation]; id != "" {
+			client = id
+			if t := annotations[tenantAnnotation]; t != "" {
+				tenant = t
+			}
+		}
+	}
+	switch {
+	case client == "" && s.accounts == nil:
+		return "", "", providers.Errorf(providers.Denied, "no identity for service account %s/%s: set azureClientId in the store's metadata, or let the agent read service accounts for their annotation %s", caller.Namespace, caller.ServiceAccount, clientAnnotation)
+	case client == "":
+		return "", "", providers.Errorf(providers.Denied, "no identity for service account %s/%s: annotate it with %s, or set azureClientId in the store's metadata", caller.Namespace, caller.ServiceAccount, clientAnnotation)
+	case tenant == "":
+		return "", "", providers.Errorf(providers.Denied, "no tenant for service account %s/%s: set azureTenantId in the store's metadata, or annotate it with %s", caller.Namespace, caller.ServiceAccount, tenantAnnotation)
+	}
+	return tenant, client, nil
+}
