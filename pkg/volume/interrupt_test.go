@@ -172,18 +172,14 @@ func TestBrokenVolumeIsNotInPlace(t *testing.T) {
 	}
 }
 
-// TestFailedRecordLeavesNothing puts something in the way of the record, once the volume is mounted.
+// TestFailedRecordLeavesNothing has something in the way of the record.
 func TestFailedRecordLeavesNothing(t *testing.T) {
 	n := newNode(t, func(o *volume.Options) { o.MaxNodeBytes = int64(os.Getpagesize()) })
 	n.store.set("a", fields{"a": "1"})
-	obstacle := ""
-	n.at = func(step string) {
-		if step == "mounted" {
-			obstacle = filepath.Join(n.stateDir, "volumes", strings.TrimSuffix(n.records(t)[0], ".partial"))
-			if err := os.Mkdir(obstacle, 0o700); err != nil {
-				t.Error(err)
-			}
-		}
+	n.mustPublish(t, n.request("v", "a"))
+	obstacle := filepath.Join(n.stateDir, "volumes", n.records(t)[0])
+	if err := errors.Join(n.Unpublish(t.Context(), "v", n.target("v")), os.Mkdir(obstacle, 0o700)); err != nil {
+		t.Fatal(err)
 	}
 	if err := n.Publish(t.Context(), n.request("v", "a")); err == nil {
 		t.Error("publish succeeded without a record")
@@ -192,7 +188,6 @@ func TestFailedRecordLeavesNothing(t *testing.T) {
 		t.Error(err)
 	}
 	n.absent(t, "v")
-	n.at = nil
 	n.mustPublish(t, n.request("v", "a"))
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path"
 	"slices"
 	"time"
@@ -109,12 +110,14 @@ type Encoding string
 // EncodingBase64 is standard base64 (RFC 4648, section 4), with padding or without, in any number of lines.
 const EncodingBase64 Encoding = "base64"
 
-func (it Item) String() string {
+func (it Item) owner() pathOwner {
 	if it.Template != nil {
-		return fmt.Sprintf("template %q", it.Path)
+		return pathOwner{words: fmt.Sprintf("template %q", it.Path)}
 	}
-	return fmt.Sprintf("secret %q of store %q", it.Ref.Name, it.Ref.Store)
+	return pathOwner{store: it.Ref.Store, name: it.Ref.Name}
 }
+
+func (it Item) String() string { return it.owner().String() }
 
 // isFile tells whether f, the only field that the item selects, is the file Item.Path rather than one below it.
 func (it Item) isFile(f Field) bool { return f.Name == it.Ref.Name && f.Path == "" && it.Path != "." }
@@ -176,8 +179,8 @@ func (it Item) check(paths *pathSet) (problems []string) {
 	if len(problems) > 0 {
 		return problems
 	}
-	for _, p := range it.declaredPaths() {
-		if err := paths.add(p, it.String()); err != nil {
+	for p := range it.declaredPaths() {
+		if err := paths.add(p, it.owner()); err != nil {
 			problems = append(problems, err.Error()+"; set path of one of them")
 		}
 	}
@@ -205,19 +208,18 @@ func (it Item) checkField(f Field) error {
 
 // declaredPaths are the paths that are known before the secret is read. Without listed fields, the item's directory
 // stands for all that it may hold, except that the volume itself can be shared.
-func (it Item) declaredPaths() []string {
-	switch {
-	case it.Format != FormatFiles:
-		return []string{it.Path}
-	case len(it.Fields) > 0:
-		var all []string
-		for _, f := range it.Fields {
-			all = append(all, it.fieldPath(f, len(it.Fields)))
+func (it Item) declaredPaths() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if it.Format != FormatFiles || len(it.Fields) == 0 {
+			if it.Path != "." {
+				yield(it.Path)
+			}
+			return
 		}
-		return all
-	case it.Path != ".":
-		return []string{it.Path}
-	default:
-		return nil
+		for _, f := range it.Fields {
+			if !yield(it.fieldPath(f, len(it.Fields))) {
+				return
+			}
+		}
 	}
 }

@@ -44,18 +44,29 @@ func checkPath(p string) error {
 	return nil
 }
 
-// pathSet finds paths that can't be in one volume. The zero pathSet is empty.
+// pathSet finds paths that can't be in one volume. Make one with newPathSet.
 type pathSet struct {
-	leaves map[string]string // path of a file, or of one item's own directory → whom it belongs to
-	above  map[string]string // path of a directory above a leaf → whom the leaf belongs to
+	leaves map[string]pathOwner // path of a file, or of one item's own directory → whom it belongs to
+	above  map[string]pathOwner // path of a directory above a leaf → whom the leaf belongs to; nil: there is none
 }
 
-// add puts p, which belongs to owner, as problems name it, in the set. It fails if p is there, is above a path that is there, or is below
-// one.
-func (s *pathSet) add(p, owner string) error {
-	if s.leaves == nil {
-		s.leaves, s.above = map[string]string{}, map[string]string{}
+// newPathSet returns an empty set with room for some paths.
+func newPathSet(room int) pathSet {
+	return pathSet{leaves: make(map[string]pathOwner, room)}
+}
+
+// pathOwner is a secret, or something else in words. Its text is made only where a problem needs it.
+type pathOwner struct{ store, name, words string }
+
+func (o pathOwner) String() string {
+	if o.words != "" {
+		return o.words
 	}
+	return fmt.Sprintf("secret %q of store %q", o.name, o.store)
+}
+
+// add puts p in the set. It fails if p is there, is above a path that is there, or is below one.
+func (s *pathSet) add(p string, owner pathOwner) error {
 	if other, ok := s.leaves[p]; ok {
 		return fmt.Errorf("%s and %s both have path %q", other, owner, p)
 	}
@@ -69,6 +80,9 @@ func (s *pathSet) add(p, owner string) error {
 	}
 	s.leaves[p] = owner
 	for dir := range parents(p) {
+		if s.above == nil {
+			s.above = map[string]pathOwner{}
+		}
 		s.above[dir] = owner
 	}
 	return nil

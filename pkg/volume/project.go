@@ -172,7 +172,7 @@ func (p *projection) lay(it Item, fields []selected, wanted int) {
 }
 
 func (p *projection) file(it Item, path string, mode fs.FileMode, data secret.Value) {
-	if err := p.paths.add(path, it.String()); err != nil {
+	if err := p.paths.add(path, it.owner()); err != nil {
 		p.problems = append(p.problems, err.Error()+"; set path of one of them")
 	}
 	if mode == 0 {

@@ -136,20 +136,23 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 		return err
 	}
 	r.Created = time.Now().UTC()
-	size, err := s.mount(place, v, r, spec, content.files, func(device uint64) error {
+	var draft draft
+	defer func() { draft.close() }()
+	size, err := s.mount(place, v, r, spec, content.files, func(device uint64) (err error) {
 		r.Device = device
-		err := s.records.begin(r)
+		draft, err = s.records.begin(r)
 		s.opts.Checkpoint("publishing recorded")
 		return err
 	})
 	if err != nil {
-		return errors.Join(err, s.records.drop(r.ID))
+		return errors.Join(err, s.records.remove(r.ID))
 	}
-	if err := s.records.commit(r.ID); err != nil {
+	if err := draft.commit(); err != nil {
 		s.unreserve(size)
 		v.shutSockets()
 		return errors.Join(err, s.discard(r.ID, r.Target))
 	}
+	r.Published = 1
 	s.opts.Checkpoint("published recorded")
 
 	s.mu.Lock()
@@ -160,18 +163,22 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	}
 	s.mu.Unlock()
 	s.opts.Published(r.ID, content.due)
-	s.opts.Logger.Info("volume published", append(r.attrs(), slog.Int("files", len(content.files)), slog.Time("due", content.due))...)
+	s.log(slog.LevelInfo, "volume published", &r, slog.Int("files", len(content.files)), slog.Time("due", content.due))
 	s.setCondition(v, content.condition(), slog.LevelWarn)
 	return nil
 }
 
-// attrs are what log messages say of a volume.
-func (r record) attrs() []any {
-	return []any{
+// log writes a message about a volume.
+func (s *Set) log(level slog.Level, message string, r *record, attrs ...slog.Attr) {
+	ctx := context.Background()
+	if !s.opts.Logger.Enabled(ctx, level) {
+		return
+	}
+	s.opts.Logger.LogAttrs(ctx, level, message, append([]slog.Attr{
 		slog.String("volume_id", r.ID), slog.String("target_path", r.Target),
 		slog.String("namespace", r.Identity.Namespace), slog.String("pod", r.Identity.Pod),
 		slog.String("service_account", r.Identity.ServiceAccount),
-	}
+	}, attrs...)...)
 }
 
 // Unpublish unmounts a volume and forgets it; target is its target path. A publish or rotation of the volume that is
@@ -205,7 +212,7 @@ func (s *Set) Unpublish(ctx context.Context, id, target string) error {
 	delete(s.targets, r.Target)
 	s.mu.Unlock()
 	s.opts.Unpublished(id)
-	s.opts.Logger.Info("volume unpublished", r.attrs()...)
+	s.log(slog.LevelInfo, "volume unpublished", &r)
 	return nil
 }
 
@@ -228,7 +235,7 @@ func (s *Set) dismantle(r record) error {
 		return err
 	}
 	s.opts.Checkpoint("unmounted")
-	if err := s.records.drop(r.ID); err != nil {
+	if err := s.records.remove(r.ID); err != nil {
 		return err
 	}
 	s.opts.Checkpoint("record removed")

@@ -22,6 +22,7 @@ import (
 // record is what is kept of a volume so that another process can go on with it: what was asked for, and which tmpfs was
 // made for it. It holds no value, no token and no digest.
 type record struct {
+	Published  int               `json:"published"` // 1, or 0 while it is being published or unpublished; the first member
 	Version    int               `json:"version"`
 	ID         string            `json:"id"`
 	Target     string            `json:"target"`
@@ -65,13 +66,14 @@ type records struct {
 	handle *os.File // the same directory, for what os.Root does with more system calls
 }
 
-// The record of a published volume is a file whose name ends with recordSuffix. Every other state is told by a further
-// suffix, so that it changes by one rename.
+// A record is a file. Publishing and unpublishing a volume changes no more of it than the digit that says whether the
+// volume is published, in place.
 const (
-	recordSuffix  = ".json"
-	partialSuffix = ".partial" // of a volume that is being published or unpublished
-	newSuffix     = ".new"     // being written, to replace the record of a published volume
-	badSuffix     = ".bad"     // could not be read
+	recordSuffix = ".json"
+	newSuffix    = ".new" // being written, to replace a record
+	badSuffix    = ".bad" // could not be read
+
+	publishedMember = `{"published":` // what every record starts with, before the digit
 )
 
 func openRecords(stateDir string) (records, error) {
@@ -90,10 +92,10 @@ func openRecords(stateDir string) (records, error) {
 	return records{dir: root, handle: handle}, nil
 }
 
-// fileName hides what a volume ID may do to a path.
+// fileName hides what a volume ID may do to a path. It is short enough for the kernel to keep beside the file.
 func fileName(id string) string {
 	sum := sha256.Sum256([]byte(id))
-	return hex.EncodeToString(sum[:]) + recordSuffix
+	return hex.EncodeToString(sum[:16]) + recordSuffix
 }
 
 // save replaces the record of r.ID by one rename. It does not sync: a record describes a mount, which does not outlive
@@ -115,41 +117,56 @@ func (rs records) save(r record) error {
 
 // begin writes the record of a volume that is being published. It is not replaced by a rename: one that was cut off is
 // of a volume of which nothing is on the node.
-func (rs records) begin(r record) error {
+func (rs records) begin(r record) (draft, error) {
 	data, err := json.Marshal(r)
-	if err == nil {
-		err = createFile(int(rs.handle.Fd()), fileName(r.ID)+partialSuffix, unix.O_TRUNC, 0o600, owner{-1, -1}, data)
-	}
 	if err != nil {
-		return fmt.Errorf("write record of volume %q: %w", r.ID, err)
+		return draft{}, fmt.Errorf("write record of volume %q: %w", r.ID, err)
 	}
-	return nil
+	fd, err := openFile(int(rs.handle.Fd()), fileName(r.ID), unix.O_CREAT|unix.O_TRUNC, 0o600)
+	if err != nil {
+		return draft{}, fmt.Errorf("write record of volume %q: %w", r.ID, err)
+	}
+	if err := writeAll(fd, data); err != nil {
+		return draft{}, fmt.Errorf("write record of volume %q: %w", r.ID, errors.Join(err, unix.Close(fd)))
+	}
+	return draft{fd}, nil
 }
+
+// draft is the open record of a volume that is being published. The zero draft is none.
+type draft struct{ fd int }
 
 // commit says that the volume is published.
-func (rs records) commit(id string) error { return rs.rename(id, partialSuffix, "") }
+func (d draft) commit() error { return setPublished(d.fd, '1') }
 
-// withdraw says that the volume is being unpublished.
-func (rs records) withdraw(id string) error { return rs.rename(id, "", partialSuffix) }
+func (d draft) close() {
+	if d.fd > 0 {
+		_ = unix.Close(d.fd)
+	}
+}
 
-func (rs records) rename(id, from, to string) error {
-	name, dir := fileName(id), int(rs.handle.Fd())
-	if err := unix.Renameat(dir, name+from, dir, name+to); err != nil {
-		return fmt.Errorf("rename record of volume %q: %w", id, err)
+// setPublished overwrites the digit. A write of one byte is done or not done, whenever the process ends.
+func setPublished(fd int, digit byte) error {
+	if _, err := unix.Pwrite(fd, []byte{digit}, int64(len(publishedMember))); err != nil {
+		return fmt.Errorf("write record: %w", err)
 	}
 	return nil
 }
 
-// drop removes the record of a volume that is not published, if there is one.
-func (rs records) drop(id string) error { return rs.unlink(id, partialSuffix) }
-
-// remove removes whatever record there is of a volume.
-func (rs records) remove(id string) error {
-	return errors.Join(rs.unlink(id, partialSuffix), rs.unlink(id, ""))
+// withdraw says that the volume is being unpublished.
+func (rs records) withdraw(id string) error {
+	fd, err := openFile(int(rs.handle.Fd()), fileName(id), 0, 0)
+	if err == nil {
+		err = errors.Join(setPublished(fd, '0'), unix.Close(fd))
+	}
+	if err != nil {
+		return fmt.Errorf("withdraw record of volume %q: %w", id, err)
+	}
+	return nil
 }
 
-func (rs records) unlink(id, suffix string) error {
-	err := unix.Unlinkat(int(rs.handle.Fd()), fileName(id)+suffix, 0)
+// remove removes the record of a volume, if there is one.
+func (rs records) remove(id string) error {
+	err := unlink(int(rs.handle.Fd()), fileName(id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record of volume %q: %w", id, err)
 	}
@@ -165,7 +182,7 @@ func (rs records) list() ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		switch filepath.Ext(e.Name()) {
-		case recordSuffix, partialSuffix:
+		case recordSuffix:
 			names = append(names, e.Name())
 		case newSuffix:
 			if err := rs.dir.Remove(e.Name()); err != nil {
@@ -176,8 +193,12 @@ func (rs records) list() ([]string, error) {
 	return names, nil
 }
 
-// errBadRecord is returned for a record whose content can't be used, now or later.
-var errBadRecord = errors.New("bad record")
+var (
+	// errBadRecord is returned for a record whose content can't be used, now or later.
+	errBadRecord = errors.New("bad record")
+	// errTornRecord is returned for one that was cut off while the volume was being published.
+	errTornRecord = errors.New("torn record")
+)
 
 // load reads a record and what it asks for.
 func (rs records) load(name string) (record, Spec, error) {
@@ -187,9 +208,12 @@ func (rs records) load(name string) (record, Spec, error) {
 		return r, Spec{}, fmt.Errorf("load record: %w", err)
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
+		if wasBegun := publishedMember + "0"; strings.HasPrefix(wasBegun, string(data[:min(len(data), len(wasBegun))])) {
+			return r, Spec{}, fmt.Errorf("%w %s", errTornRecord, name)
+		}
 		return r, Spec{}, fmt.Errorf("%w %s: %w", errBadRecord, name, err)
 	}
-	if r.Version != recordVersion || fileName(r.ID) != strings.TrimSuffix(name, partialSuffix) {
+	if r.Version != recordVersion || fileName(r.ID) != name {
 		return r, Spec{}, fmt.Errorf("%w %s: it has version %d and is of volume %q", errBadRecord, name, r.Version, r.ID)
 	}
 	spec, err := r.spec()

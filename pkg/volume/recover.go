@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/keywell/keywell/pkg/volume/mount"
@@ -33,10 +32,9 @@ func (s *Set) Recover(ctx context.Context) error {
 }
 
 func (s *Set) recoverRecord(ctx context.Context, name string) error {
-	partial := strings.HasSuffix(name, partialSuffix)
 	r, spec, err := s.records.load(name)
-	if partial && errors.Is(err, errBadRecord) {
-		return s.records.dir.Remove(name) // it was cut off, and nothing had been mounted
+	if errors.Is(err, errTornRecord) {
+		return s.records.dir.Remove(name) // nothing had been mounted
 	}
 	if errors.Is(err, errBadRecord) {
 		s.opts.Logger.Error("record of a volume set aside", "err", err)
@@ -53,9 +51,9 @@ func (s *Set) recoverRecord(ctx context.Context, name string) error {
 	if err := s.claim(r.Target, r.ID); err != nil {
 		return err
 	}
-	if partial {
+	if r.Published == 0 {
 		defer s.release(r.Target)
-		s.opts.Logger.Warn("volume removed whose publish or unpublish did not end", r.attrs()...)
+		s.log(slog.LevelWarn, "volume removed whose publish or unpublish did not end", &r)
 		return s.discard(r.ID, r.Target)
 	}
 	s.restore(v, r, spec)
@@ -85,7 +83,7 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 		s.setCondition(v, Condition{Abnormal: true, Message: fmt.Sprintf("the volume is not as the agent left it: %v", err)}, slog.LevelError)
 	}
 	s.opts.Published(r.ID, due)
-	s.opts.Logger.Info("volume found", append(r.attrs(), slog.Time("due", due))...)
+	s.log(slog.LevelInfo, "volume found", &r, slog.Time("due", due))
 }
 
 // adopt repairs what is mounted on the target and learns what is in it. If the process ended while it mounted the volume

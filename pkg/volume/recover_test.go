@@ -184,8 +184,8 @@ func mountStranger(t *testing.T, target string) {
 
 func TestBadRecordsAreSetAside(t *testing.T) {
 	for name, text := range map[string]string{
-		"empty":         "",
-		"not JSON":      "{",
+		"cut off":       `{"published":1,"version":1,"id":"v"`,
+		"not JSON":      "record",
 		"other version": `{"version": 99, "id": "v"}`,
 		"other volume":  `{"version": 1, "id": "w", "target": "/w", "attributes": {"store": "s", "secrets": "a"}}`,
 		"bad volume":    `{"version": 1, "id": "v", "target": "/v", "attributes": {"secret": "a"}}`,
@@ -226,22 +226,35 @@ func TestBadRecordsAreSetAside(t *testing.T) {
 
 // TestTornRecordIsDropped has the record of a volume that was being published cut off: nothing had been mounted then.
 func TestTornRecordIsDropped(t *testing.T) {
+	for _, torn := range []string{"", `{"publ`, `{"published":`, `{"published":0`, `{"published":0,"version":1,"id":"v`} {
+		n := newNode(t)
+		n.store.set("a", fields{"a": "1"})
+		n.mustPublish(t, n.request("v", "a"))
+		record := filepath.Join(n.stateDir, "volumes", n.records(t)[0])
+		if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(record, []byte(torn), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.restart(t)
+		if err := n.Recover(t.Context()); err != nil {
+			t.Error(err)
+		}
+		n.absent(t, "v")
+		n.mustPublish(t, n.request("v", "a"))
+	}
+}
+
+// TestRecordStartsWithItsDigit holds what the digit is overwritten by: its place.
+func TestRecordStartsWithItsDigit(t *testing.T) {
 	n := newNode(t)
 	n.store.set("a", fields{"a": "1"})
 	n.mustPublish(t, n.request("v", "a"))
-	record := filepath.Join(n.stateDir, "volumes", n.records(t)[0])
-	if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
-		t.Fatal(err)
+	text, err := os.ReadFile(filepath.Join(n.stateDir, "volumes", n.records(t)[0]))
+	if err != nil || !strings.HasPrefix(string(text), `{"published":1,`) {
+		t.Errorf("the record is %q, %v", text, err)
 	}
-	if err := os.WriteFile(record+".partial", []byte(`{"version": 1, "id": "v`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	n.restart(t)
-	if err := n.Recover(t.Context()); err != nil {
-		t.Error(err)
-	}
-	n.absent(t, "v")
-	n.mustPublish(t, n.request("v", "a"))
 }
 
 func TestNewNeedsItsParts(t *testing.T) {

@@ -63,7 +63,7 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 	v.maxAge = content.maxAge
 	s.mu.Unlock()
 	if changed {
-		s.opts.Logger.Info("volume rotated", append(v.record.attrs(), slog.Int("files", len(content.files)))...)
+		s.log(slog.LevelInfo, "volume rotated", &v.record, slog.Int("files", len(content.files)))
 	}
 	return Outcome{Identity: v.record.Identity, Changed: changed, Next: content.due}, nil
 }
@@ -224,8 +224,8 @@ func (s *Set) setCondition(v *volume, c Condition, level slog.Level) {
 	switch {
 	case c == old:
 	case c.Abnormal:
-		s.opts.Logger.Log(context.Background(), level, "volume is abnormal", append(v.record.attrs(), slog.String("condition", c.Message))...)
+		s.log(level, "volume is abnormal", &v.record, slog.String("condition", c.Message))
 	default:
-		s.opts.Logger.Info("volume is normal again", v.record.attrs()...)
+		s.log(slog.LevelInfo, "volume is normal again", &v.record)
 	}
 }

@@ -122,10 +122,11 @@ func (s Spec) check() (problems []string) {
 }
 
 // paths is what a volume holds whatever its items are.
-func (s Spec) paths() (paths pathSet) {
+func (s Spec) paths() pathSet {
+	paths := newPathSet(len(s.Items))
 	if s.Socket {
 		for _, name := range socketNames {
-			_ = paths.add(name, "the API's socket") // the set is empty
+			_ = paths.add(name, pathOwner{words: "the API's socket"}) // the set is empty
 		}
 	}
 	return paths
