@@ -45,6 +45,7 @@ func TestReport(t *testing.T) {
 		{"Volumes", reportVolumes},
 		{"API", reportAPI},
 		{"Memory", reportMemory},
+		{"Localhost", reportListeners},
 	} {
 		t.Run(s.title, func(t *testing.T) { all = append(all, section{s.title, s.rows(t)}) })
 	}
