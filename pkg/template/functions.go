@@ -17,6 +17,7 @@ type function struct {
 	goesThrough bool // what is in lists and maps, too
 	makesList   bool // or a map, in which each element counts
 	weight      int  // what a text costs it, as a multiple of the usual; 0: 1
+	steps       int  // beyond what its arguments cost
 	call        func(args []any) (any, error)
 }
 
@@ -38,7 +39,7 @@ func (f function) arity() string {
 
 // functions is the whole set. Names are those of text/template, and those by which Helm, the External Secrets Operator
 // (sprig) and Vault Agent (consul-template) know a function.
-var functions = merge(builtins, texts, data)
+var functions = merge(builtins, texts, data, keystores)
 
 // functionNames is functions as package parse wants it.
 var functionNames = func() map[string]any {
@@ -59,7 +60,7 @@ func merge(sets ...map[string]function) map[string]function {
 
 // charge counts what a call is going to read.
 func (s *state) charge(n parse.Node, f function, args []any) error {
-	steps := 0
+	steps := f.steps
 	for _, arg := range args {
 		if text, ok := arg.(string); ok {
 			steps += len(text) / stepBytes * max(f.weight, 1)

@@ -35,6 +35,8 @@ type Item struct {
 	Optional bool        // a secret, or a listed field, that does not exist is left out
 	Fields   []Field     // the fields wanted, with their file names or keys; empty: all
 
+	Password *Password // of FormatPKCS12 and FormatJKS; nil: none
+
 	// Template is not nil if the file is what it makes of Secrets; then Ref, Format, Encoding and Fields are empty, and
 	// Optional leaves the file out if there is no secret of which the template can't do without.
 	Template *template.Template
@@ -43,7 +45,7 @@ type Item struct {
 
 // Source is one secret of which an item is made.
 type Source struct {
-	As       string // by which a template knows it; empty for an item without
+	As       string // by which a template knows it, or "password"; empty for the one secret of an item
 	Ref      scope.Ref
 	Optional bool // it need not exist
 }
@@ -61,7 +63,11 @@ func (s Spec) Sources() []Source {
 
 func (it Item) sources() []Source {
 	if it.Template == nil {
-		return []Source{{Ref: it.Ref, Optional: it.Optional}}
+		all := []Source{{Ref: it.Ref, Optional: it.Optional}}
+		if it.Password != nil && it.Password.Field != "" {
+			all = append(all, Source{As: "password", Ref: it.Password.Ref})
+		}
+		return all
 	}
 	all := slices.Clone(it.Secrets)
 	for i := range all {
@@ -73,7 +79,8 @@ func (it Item) sources() []Source {
 // reads tells whether the item reads a secret of store; an empty name stands for any.
 func (it Item) reads(store, name string) bool {
 	matches := func(ref scope.Ref) bool { return ref.Store == store && (name == "" || ref.Name == name) }
-	return matches(it.Ref) || slices.ContainsFunc(it.Secrets, func(s Source) bool { return matches(s.Ref) })
+	return matches(it.Ref) || it.Password != nil && matches(it.Password.Ref) ||
+		slices.ContainsFunc(it.Secrets, func(s Source) bool { return matches(s.Ref) })
 }
 
 // Field is one field of an item.
@@ -100,9 +107,19 @@ const (
 	// same values back. Values for which that can't be had (with a NUL, a carriage return, a final backslash, or a single
 	// quote together with a backquote or a final double quote) are refused.
 	FormatDotenv Format = "dotenv"
+	// FormatTLS, FormatPEM, FormatPKCS12 and FormatJKS find a private key and certificates in the fields. FormatTLS
+	// writes what there is of <path>/tls.crt (the certificate and its chain), <path>/tls.key and <path>/ca.crt; FormatPEM
+	// the certificate, its chain and the key to the file <path>; the others a key store, or without a key a trust store.
+	FormatTLS    Format = "tls"
+	FormatPEM    Format = "pem"
+	FormatPKCS12 Format = "pkcs12"
+	FormatJKS    Format = "jks"
 )
 
-var formats = []string{string(FormatFiles), string(FormatRaw), string(FormatJSON), string(FormatDotenv)}
+var formats = []string{
+	string(FormatFiles), string(FormatRaw), string(FormatJSON), string(FormatDotenv),
+	string(FormatTLS), string(FormatPEM), string(FormatPKCS12), string(FormatJKS),
+}
 
 // Encoding says how a value is written in the store.
 type Encoding string
@@ -155,7 +172,10 @@ func (it Item) check(paths *pathSet) (problems []string) {
 			report("%sit has no store; set the volume attribute store, or store of the item", of)
 		}
 	}
-	if it.Path == "." && it.Format != FormatFiles {
+	if problem := it.checkPassword(); problem != "" {
+		report("%s", problem)
+	}
+	if it.Path == "." && it.Format != FormatFiles && it.Format != FormatTLS {
 		report(`path "." is a directory, and format %s writes a file`, it.Format)
 	} else if err := checkPath(it.Path); err != nil && it.Path != "." {
 		report("path %q %v; set path of the item", it.Path, err)
@@ -192,8 +212,8 @@ func (it Item) checkField(f Field) error {
 	switch {
 	case it.Format != FormatFiles && f.Mode != 0:
 		return errors.New("only format files has a mode per field")
-	case it.Format == FormatRaw && f.Path != "":
-		return errors.New("format raw has no path per field; set path of the item")
+	case (it.Format == FormatRaw || it.Format.isKeystore()) && f.Path != "":
+		return fmt.Errorf("format %s has no path per field; set path of the item", it.Format)
 	case it.Format == FormatDotenv && !isVariable(f.key()):
 		return fmt.Errorf("%q is not the name of a variable; list the field with a path that is one", f.key())
 	case it.Format == FormatJSON && !utf8.ValidString(f.key()):
@@ -210,6 +230,14 @@ func (it Item) checkField(f Field) error {
 // stands for all that it may hold, except that the volume itself can be shared.
 func (it Item) declaredPaths() iter.Seq[string] {
 	return func(yield func(string) bool) {
+		if it.Format == FormatTLS {
+			for _, name := range tlsFiles {
+				if !yield(path.Join(it.Path, name)) {
+					return
+				}
+			}
+			return
+		}
 		if it.Format != FormatFiles || len(it.Fields) == 0 {
 			if it.Path != "." {
 				yield(it.Path)

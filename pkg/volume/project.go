@@ -31,6 +31,7 @@ func (s Spec) Project(payloads []*providers.Payload) ([]File, error) {
 		if it.Template != nil {
 			p.template(it, own)
 		} else if own[0] != nil {
+			p.own = own
 			if err := p.item(it, own[0].Fields); err != nil {
 				return nil, err
 			}
@@ -45,10 +46,12 @@ func (s Spec) Project(payloads []*providers.Payload) ([]File, error) {
 
 // projection is a Project under way.
 type projection struct {
-	spec     Spec
-	files    []File
-	paths    pathSet
-	budget   *template.Budget // of all templates
+	spec   Spec
+	files  []File
+	paths  pathSet
+	budget *template.Budget // of all templates
+
+	own      []*providers.Payload // of the item at hand
 	problems []string
 }
 
@@ -129,7 +132,7 @@ func (it Item) prepare(f Field, v secret.Value) (secret.Value, error) {
 		encoding = f.Encoding
 	}
 	v, err := decode(v, encoding)
-	if err != nil || it.Format == FormatFiles || it.Format == FormatRaw {
+	if err != nil || it.Format == FormatFiles || it.Format == FormatRaw || it.Format.isKeystore() {
 		return v, err
 	}
 	text, err := textOf(v)
@@ -158,6 +161,8 @@ func (p *projection) lay(it Item, fields []selected, wanted int) {
 		case len(fields) == 1:
 			p.file(it, it.Path, it.Mode, fields[0].value)
 		}
+	case FormatTLS, FormatPEM, FormatPKCS12, FormatJKS:
+		p.keystore(it, fields)
 	case FormatJSON, FormatDotenv:
 		text := make(map[string]string, len(fields))
 		for _, f := range fields {

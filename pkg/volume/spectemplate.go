@@ -18,7 +18,7 @@ type templateNode struct {
 }
 
 // notOfTemplates are members that say which fields of one secret become what.
-var notOfTemplates = []string{"name", "version", "stage", "namespace", "fields", "format", "encoding"}
+var notOfTemplates = []string{"name", "version", "stage", "namespace", "fields", "format", "encoding", "password"}
 
 // template finishes an item that has a template. seen are the members that the item has.
 func (p *parser) template(t templateNode, seen map[string]bool, it Item) Item {

@@ -86,6 +86,7 @@ func (p *parser) item(n *yaml.Node, it Item) Item {
 		"format":    func(n *yaml.Node) { it.Format = scalar(p, n, "format", parseFormat) },
 		"encoding":  func(n *yaml.Node) { it.Encoding = scalar(p, n, "encoding", parseEncoding) },
 
+		"password":   func(n *yaml.Node) { it.Password = p.password(n) },
 		"template":   func(n *yaml.Node) { t.text = n },
 		"secrets":    func(n *yaml.Node) { it.Secrets = p.sources(n) },
 		"delimiters": func(n *yaml.Node) { t.delims = scalar(p, n, "delimiters", parseDelims) },
@@ -95,6 +96,9 @@ func (p *parser) item(n *yaml.Node, it Item) Item {
 	}
 	if it.Path == "" {
 		it.Path = it.Ref.Name
+	}
+	if it.Password != nil && it.Password.Field != "" && it.Password.Ref.Store == "" {
+		it.Password.Ref.Store = it.Ref.Store
 	}
 	return it
 }
