@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/volume"
 )
@@ -184,6 +185,29 @@ func TestTemplateIsAuthorised(t *testing.T) {
 		t.Errorf("the audit trail has %+v", n.denied)
 	}
 	n.absent(t, "v")
+}
+
+// TestTemplateOptional publishes a template whose secret doesn't exist: with the item optional there is no file until it
+// does, and otherwise no volume.
+func TestTemplateOptional(t *testing.T) {
+	n := newNode(t)
+	n.store.set("b", fields{"b": "x"})
+	if err := n.Publish(t.Context(), n.request("needed", "[{path: f, template: '{{ .a.x }}', secrets: {a: a}}, b]")); providers.KindOf(err) != providers.NotFound {
+		t.Errorf("got %v, want one that is not found", err)
+	}
+	if err := n.Publish(t.Context(), n.request("v", "[{path: f, optional: true, template: '{{ .a.x }}', secrets: {a: a}}, b]")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"b": "x"}, n.files(t, "v")); diff != "" {
+		t.Error(diff)
+	}
+	n.store.set("a", fields{"x": "1"})
+	if _, err := n.Rotate(t.Context(), "v"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"b": "x", "f": "1"}, n.files(t, "v")); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // TestTemplateRotates changes each secret of a template; both nudge the volume, and the file follows. The record has no
