@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/agent
 
-.PHONY: all build quickstart test unit lint compiler conformance moto sdk image manifests chart-test e2e-build e2e vault-test fuzz bench clean
+.PHONY: all build quickstart test unit lint compiler conformance moto sdk image manifests chart-test e2e-build e2e postgres vault-test fuzz bench clean
 
 all: build
 
@@ -77,7 +77,12 @@ VAULT := .cache/vault/server-$(shell cat test/vault/go.sum test/vault/server/*.g
 $(VAULT):
 	cd test/vault && $(GO) build -ldflags '-s -w' -o $(abspath $@) ./server
 
-vault-test: compiler $(VAULT) ## the Vault driver against a real Vault server
+# Debian's, where there is none: what needs a database skips without it and says so.
+postgres:
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; }
+
+vault-test: compiler postgres $(VAULT) ## the Vault driver against a real Vault server
 	KEYWELL_VAULT=$(abspath $(VAULT)) $(GO) test $(RACE) -tags $(TAGS) -count 1 ./pkg/providers/vault/...
 
 fuzz: ## every fuzz target, FUZZTIME each

@@ -104,7 +104,7 @@ func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope
 		return err
 	}
 	a.volumes, err = volume.New(volume.Options{
-		Authorizer: &a.policy, Resolver: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
+		Authorizer: &a.policy, Resolver: a.resolver, Leases: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
 		Serve: a.pods.serveVolume, Localhost: a.flags.kubernetes.runtime != "", Denied: a.readDenied,
 		MaxVolumeBytes: a.flags.maxVolume, MaxNodeBytes: a.flags.maxNode,
 		Published: a.volumePublished, Unpublished: a.scheduler.Remove,

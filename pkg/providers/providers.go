@@ -35,6 +35,15 @@ type Notifier interface {
 	Notify(ctx context.Context, changed func(name string)) error
 }
 
+// Issuer is implemented by providers of which a read may make a new secret that has a Lease.
+type Issuer interface {
+	// Renew prolongs a lease that an answer to q came with, or finds out what is left of one that can't be prolonged. The
+	// error is NotFound if there is no such lease any more.
+	Renew(ctx context.Context, q Query, l Lease) (Lease, error)
+	// Revoke ends a lease. That there is none is no error.
+	Revoke(ctx context.Context, q Query, l Lease) error
+}
+
 // Query says what to fetch. Selectors that a store does not have are refused with Invalid, not ignored, because an
 // ignored selector would return other bytes than were asked for.
 type Query struct {
@@ -71,13 +80,19 @@ type Payload struct {
 	// Unchanged says, in answer to a Query with Known, that the store's version is that one. Fields are not set; the rest
 	// is as in any other answer. The store was asked, as the caller, and knows the secret.
 	Unchanged bool
+	// Issued says that the store made this content for this read: reading again makes other content, a certificate or a
+	// dynamic credential. Whoever calls the provider keeps it, see package lease.
+	Issued bool
 }
 
 // Lease is a store's promise to keep a dynamic secret valid.
 type Lease struct {
-	ID        string
-	Duration  time.Duration
-	Renewable bool
+	ID        string        `json:"id"`       // no secret: it grants nothing without a token
+	Duration  time.Duration `json:"duration"` // from when it was asked for
+	Renewable bool          `json:"renewable,omitempty"`
+	// Alone is when the lease ends because what it hangs on does, if nobody prolongs that: the token to which it was given.
+	// Zero: it hangs on nothing or, in an answer of Renew, as before.
+	Alone time.Time `json:"alone,omitzero"`
 }
 
 // Driver describes one kind of store.

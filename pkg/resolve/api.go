@@ -26,6 +26,9 @@ type Request struct {
 	// and shares a call with other readers unless that call began earlier: it may have read before the change that this
 	// reader is after. A failure is returned rather than a stale answer.
 	Fresh bool
+	// Own names whoever shall not share what the store issues with others who read the same; a volume's ID, for one that
+	// wants credentials of its own. Empty: it is shared. It changes nothing of content that is not issued.
+	Own string
 	// Origin says on whose behalf, for the audit trail: "api", "volume", "rotation" or "reference".
 	Origin string
 }

@@ -18,6 +18,7 @@ type key struct {
 	list                           bool
 	metadata                       string // see canonical
 	callerNamespace, callerAccount string
+	own                            string // see Request.Own
 }
 
 // concerns tells whether a change of the secret called name may change the answer. Any change may add or remove a name,
@@ -78,7 +79,7 @@ const (
 // size returns how many bytes a takes in the cache.
 func (a *answer) size(k key) int64 {
 	n := entryOverhead + len(k.Store) + len(k.Name) + len(k.Version) + len(k.Stage) + len(k.Namespace) +
-		len(k.metadata) + len(k.callerNamespace) + len(k.callerAccount) + len(a.payload.Version)
+		len(k.metadata) + len(k.callerNamespace) + len(k.callerAccount) + len(k.own) + len(a.payload.Version)
 	for name, v := range a.payload.Fields {
 		n += fieldOverhead + len(name) + v.Len()
 	}

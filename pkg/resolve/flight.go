@@ -42,15 +42,21 @@ func (in *installation) launch(ctx context.Context, k key, req *Request, before 
 		f.after = before.done
 	}
 	in.flights[k] = f
+	q := in.query(k, req)
+	ctx = context.WithoutCancel(ctx) // the flight goes on for the others when the first reader gives up
+	in.flying.Go(func() { in.fly(ctx, f, q) })
+	return f
+}
+
+// query is what the store is asked for k on behalf of req.
+func (in *installation) query(k key, req *Request) providers.Query {
 	q := providers.Query{Name: k.Name, Version: k.Version, Stage: k.Stage, Namespace: k.Namespace, Metadata: req.Metadata}
 	if in.PerIdentity { // elsewhere the answer is shared with other callers, so it must not depend on this one
 		id := req.Grant.Identity()
 		q.Tokens = req.Tokens
 		q.Caller = providers.Caller{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, Pod: id.Pod, PodUID: id.PodUID}
 	}
-	ctx = context.WithoutCancel(ctx) // the flight goes on for the others when the first reader gives up
-	in.flying.Go(func() { in.fly(ctx, f, q) })
-	return f
+	return q
 }
 
 // fly asks the store within RequestTimeout and lands. The time starts when it is this flight's turn.
@@ -111,7 +117,7 @@ func (in *installation) call(ctx context.Context, f *flight, q providers.Query, 
 	responses := make(chan response, 1)
 	go func() {
 		defer in.limits.release()
-		responses <- in.invoke(ctx, f.key.list, q)
+		responses <- in.invoke(ctx, f.key, q)
 	}()
 	var resp response
 	select {
@@ -142,16 +148,19 @@ func (in *installation) call(ctx context.Context, f *flight, q providers.Query, 
 }
 
 // invoke turns a panic of the provider into an error. What it panicked with may hold a secret and is not shown.
-func (in *installation) invoke(ctx context.Context, list bool, q providers.Query) (resp response) {
+func (in *installation) invoke(ctx context.Context, k key, q providers.Query) (resp response) {
 	defer func() {
 		if p := recover(); p != nil {
 			in.log.Error("provider panicked", "secret", q.Name, "panic_type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 			resp = response{err: errors.New("provider panicked")}
 		}
 	}()
-	if list {
+	switch {
+	case k.list:
 		resp.names, resp.err = in.provider.(providers.Lister).List(ctx, q)
-	} else {
+	case in.leases != nil:
+		resp.payload, resp.err = in.leases.Fetch(ctx, k, q)
+	default:
 		resp.payload, resp.err = in.provider.Fetch(ctx, q)
 	}
 	return resp

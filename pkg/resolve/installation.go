@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keywell/keywell/pkg/lease"
 	"github.com/keywell/keywell/pkg/providers"
 )
 
@@ -32,9 +33,12 @@ type installation struct {
 	gone     chan struct{}  // closed on retirement
 	flying   sync.WaitGroup // flights under way
 
+	leases *lease.Keeper[key] // nil: the provider issues nothing
+
 	mu      sync.Mutex
 	cache   *cache
 	flights map[key]*flight // key → its youngest flight
+	handed  map[key]bool    // what was issued and given to callers of the API, who do not tell when they are done with it
 	retired bool
 }
 
@@ -54,6 +58,10 @@ func newInstallation(r *Resolver, s Store) *installation {
 		gone:     make(chan struct{}),
 		cache:    newCache(settings.MaxEntries, settings.MaxBytes),
 		flights:  map[key]*flight{},
+		handed:   map[key]bool{},
+	}
+	if store, ok := s.Provider.(lease.Store); ok {
+		in.leases = lease.New[key](store)
 	}
 	in.advance()
 	return in
@@ -142,7 +150,7 @@ func (in *installation) cached(req *Request, now time.Time) (reply, bool) {
 
 // keyOf returns the cache key of a request, or Invalid where the request can't be made to this store.
 func (in *installation) keyOf(req *Request, list bool) (key, error) {
-	k := key{Ref: req.Grant.Ref(), list: list, metadata: canonical(req.Metadata)}
+	k := key{Ref: req.Grant.Ref(), list: list, metadata: canonical(req.Metadata), own: req.Own}
 	if in.PerIdentity {
 		id := req.Grant.Identity()
 		if id.Namespace == "" || id.ServiceAccount == "" { // a reference, or a caller known by app id only
@@ -210,6 +218,9 @@ func (in *installation) expiry(a *answer, req *Request) time.Time {
 	maxAge := cmp.Or(req.MaxAge, in.CacheTTL)
 	if a.refusal != nil {
 		maxAge = min(maxAge, in.NegativeTTL)
+	}
+	if a.payload.Issued { // so that the next is got while this one is valid
+		maxAge = min(maxAge, a.payload.NotAfter.Sub(a.fetched)*2/3)
 	}
 	return a.until(maxAge)
 }

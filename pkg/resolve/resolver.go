@@ -79,8 +79,11 @@ func (r *Resolver) Install(s Store) {
 		r.closeProvider(s.Name, s.Provider)
 		return
 	}
-	old := r.installed(s.Name)
-	r.replace(s.Name, newInstallation(r, s))
+	old, in := r.installed(s.Name), newInstallation(r, s)
+	if old != nil && old.leases != nil && in.leases != nil {
+		in.leases.Inherit(old.leases)
+	}
+	r.replace(s.Name, in)
 	if old != nil {
 		r.retire(old)
 	}
@@ -136,6 +139,7 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	in.hand(&req, rep.answer)
 	return in.result(rep, &req), nil
 }
 
@@ -153,6 +157,7 @@ func (r *Resolver) Cached(ctx context.Context, req Request) (Result, bool) {
 		return Result{}, false
 	}
 	r.record(ctx, "secret read", in, &req, rep, nil, begun)
+	in.hand(&req, rep.answer)
 	return in.result(rep, &req), true
 }
 

@@ -37,6 +37,9 @@ type Item struct {
 
 	Password *Password // of FormatPKCS12 and FormatJKS; nil: none
 
+	Parameters map[string]string // what the store is told besides: request metadata, arguments of a path
+	Own        bool              // what the store issues is not shared with other volumes
+
 	// Template is not nil if the file is what it makes of Secrets; then Ref, Format, Encoding and Fields are empty, and
 	// Optional leaves the file out if there is no secret of which the template can't do without.
 	Template *template.Template
@@ -48,6 +51,9 @@ type Source struct {
 	As       string // by which a template knows it, or "password"; empty for the one secret of an item
 	Ref      scope.Ref
 	Optional bool // it need not exist
+
+	Parameters map[string]string // see Item
+	Own        bool
 }
 
 func (s Source) String() string { return Item{Ref: s.Ref}.String() }
@@ -63,7 +69,7 @@ func (s Spec) Sources() []Source {
 
 func (it Item) sources() []Source {
 	if it.Template == nil {
-		all := []Source{{Ref: it.Ref, Optional: it.Optional}}
+		all := []Source{{Ref: it.Ref, Optional: it.Optional, Parameters: it.Parameters, Own: it.Own}}
 		if it.Password != nil && it.Password.Field != "" {
 			all = append(all, Source{As: "password", Ref: it.Password.Ref})
 		}

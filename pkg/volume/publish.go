@@ -135,7 +135,7 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 	if err != nil {
 		return err
 	}
-	r.Created = time.Now().UTC()
+	r.Created, r.Held = time.Now().UTC(), content.held
 	var draft draft
 	defer func() { draft.close() }()
 	size, err := s.mount(place, v, r, spec, content.files, func(device uint64) (err error) {
@@ -157,7 +157,7 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 
 	s.mu.Lock()
 	v.published, v.record, v.tokens, v.appID = true, r, tokens, r.Identity.AppID
-	v.data, v.size, v.maxAge = v.tree.data, size, content.maxAge
+	v.data, v.size, v.maxAge, v.leases = v.tree.data, size, content.maxAge, requestsOf(content.held)
 	if v.missed {
 		content.due = time.Now()
 	}
@@ -210,7 +210,11 @@ func (s *Set) Unpublish(ctx context.Context, id, target string) error {
 	s.size -= v.size
 	v.published = false
 	delete(s.targets, r.Target)
+	abandoned := s.abandoned(v)
 	s.mu.Unlock()
+	for _, req := range abandoned {
+		s.opts.Leases.Release(req)
+	}
 	s.opts.Unpublished(id)
 	s.log(slog.LevelInfo, "volume unpublished", &r)
 	return nil

@@ -25,6 +25,8 @@ const (
 	defaultInterval = time.Minute
 	// minInterval is for a volume that can't be rotated.
 	minInterval = time.Second
+	// settled is how long after a store has replaced a secret by itself it is read: not before the store has done it.
+	settled = 500 * time.Millisecond
 	// minRenewal keeps a secret that has expired, or soon does, from being read without pause.
 	minRenewal = 10 * time.Second
 )
@@ -36,6 +38,7 @@ type reading struct {
 	tokens providers.TokenSource
 	origin string
 	maxAge time.Duration // 0: as the stores say
+	parts  map[int]bool  // sources that are read apart from other volumes; see volume.parts
 }
 
 // content is what a volume should hold, as of now.
@@ -44,6 +47,7 @@ type content struct {
 	due    time.Time     // when it should be read again
 	maxAge time.Duration // of the answers that will do then
 	stale  string        // says which secret its store could not confirm; empty: none
+	held   []held        // what was issued among the secrets
 }
 
 // read authorises every secret of every item, and only then reads them and lays them out.
@@ -58,7 +62,7 @@ func (s *Set) read(ctx context.Context, rd reading) (content, error) {
 	cached := make([]resolve.Result, len(grants))
 	complete := true
 	for i, grant := range grants {
-		requests[i] = resolve.Request{Grant: grant, Tokens: rd.tokens, MaxAge: rd.maxAge, Origin: rd.origin}
+		requests[i] = rd.request(i, sources[i], grant)
 		var ok bool
 		if cached[i], ok = s.opts.Resolver.Cached(ctx, requests[i]); ok {
 			results[i] = &cached[i]
@@ -70,7 +74,18 @@ func (s *Set) read(ctx context.Context, rd reading) (content, error) {
 			return content{}, err
 		}
 	}
-	return rd.spec.content(sources, results)
+	c, err := rd.spec.content(sources, results)
+	c.held = heldOf(requests, results)
+	return c, err
+}
+
+// request is how a secret is read.
+func (rd reading) request(i int, source Source, grant scope.Grant) resolve.Request {
+	req := resolve.Request{Grant: grant, Metadata: source.Parameters, Tokens: rd.tokens, MaxAge: rd.maxAge, Origin: rd.origin}
+	if source.Own || rd.parts[i] {
+		req.Own = rd.record.ID
+	}
+	return req
 }
 
 // resolve fills in the results that are missing. An optional secret that does not exist stays nil.
@@ -152,7 +167,8 @@ func (s Spec) interval(results []*resolve.Result) time.Duration {
 	return interval
 }
 
-// schedule says when to read again: after the interval, or earlier, when two thirds of a secret's life have passed.
+// schedule says when to read again: after the interval, or earlier, when two thirds of a secret's life have passed, and when
+// one ends that the store itself replaces.
 // The reader has to insist on an answer that is younger than the one at hand, or it gets the same until that expires.
 func (c *content) schedule(interval time.Duration, results []*resolve.Result) {
 	now := time.Now()
@@ -163,9 +179,12 @@ func (c *content) schedule(interval time.Duration, results []*resolve.Result) {
 		if !ends {
 			continue
 		}
-		renewal := max(life*2/3, minRenewal)
+		renewal, soonest := max(life*2/3, minRenewal), minRenewal
+		if end := r.NotAfter.Add(settled).Sub(now); !r.Issued && r.Lease == nil && end > 3*settled { // then the store has another
+			renewal, soonest = min(renewal, life+settled), min(soonest, end)
+		}
 		age = min(age, renewal)
-		if wait := max(r.FetchedAt.Add(renewal).Sub(now), minRenewal); now.Add(wait).Before(c.due) {
+		if wait := max(r.FetchedAt.Add(renewal).Sub(now), soonest); now.Add(wait).Before(c.due) {
 			c.due = now.Add(wait)
 		}
 	}

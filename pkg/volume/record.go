@@ -32,6 +32,7 @@ type record struct {
 	MountFlags []string          `json:"mountFlags,omitempty"`
 	Created    time.Time         `json:"created"`
 	Device     uint64            `json:"device,omitempty"` // of the tmpfs; see mount.Info; 0: it is being mounted
+	Held       []held            `json:"held,omitempty"`   // what was issued for it
 }
 
 // recordVersion changes when an older agent would misread a record.

@@ -71,7 +71,7 @@ func (s *Set) restore(v *volume, r record, spec Spec) {
 	size, err := s.adopt(v, &r, spec)
 
 	s.mu.Lock()
-	v.published, v.recovered = true, true
+	v.published, v.recovered, v.unadopted = true, true, len(r.Held) > 0
 	v.record, v.appID, v.spec, v.size, v.maxAge = r, r.Identity.AppID, spec, size, youngerThan(spec.RefreshInterval)
 	if err == nil {
 		v.data = v.tree.data

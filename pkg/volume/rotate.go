@@ -36,12 +36,18 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 	s.mu.Lock()
 	recovered := v.recovered
 	s.mu.Unlock()
-	content, err := s.read(ctx, reading{
-		spec: v.spec, record: v.record, tokens: tokens, origin: origin, maxAge: v.maxAge,
-	})
-	changed := false
+	rd := reading{spec: v.spec, record: v.record, tokens: tokens, origin: origin, maxAge: v.maxAge}
+	var content content
+	changed, err := false, s.adoptLeases(ctx, v, rd)
+	if err == nil {
+		rd.parts = v.parts
+		content, err = s.read(ctx, rd)
+	}
 	if err == nil {
 		changed, err = s.update(v, content.files)
+	}
+	if err == nil {
+		err = s.hold(v, content.held)
 	}
 	if err != nil {
 		switch cause := context.Cause(ctx); {

@@ -252,7 +252,8 @@ func TestDue(t *testing.T) {
 		{"expires early", "1h", resolve.Result{}, 30 * time.Minute, 20 * time.Minute},
 		{"expires late", "1m", resolve.Result{}, 30 * time.Minute, time.Minute},
 		{"has expired", "1m", resolve.Result{}, -time.Minute, 10 * time.Second},
-		{"expires at once", "1m", resolve.Result{}, 6 * time.Second, 10 * time.Second},
+		{"expires soon", "1m", resolve.Result{}, 6 * time.Second, 6500 * time.Millisecond},
+		{"expires at once", "1m", resolve.Result{}, time.Second, 10 * time.Second},
 		{"lease", "1h", lease(3 * time.Minute), 0, 2 * time.Minute},
 	}
 	for _, tt := range tests {

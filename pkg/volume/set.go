@@ -30,6 +30,16 @@ type Resolver interface {
 	Cached(context.Context, resolve.Request) (resolve.Result, bool)
 }
 
+// Leases keeps what stores issue; *resolve.Resolver does.
+type Leases interface {
+	// Adopt tells what was issued for a read by an earlier process. NotFound: it does not live any more.
+	Adopt(ctx context.Context, req resolve.Request, p providers.Payload, issued time.Time) error
+	// Release tells that nobody needs any more what was issued for a read. It does not block.
+	Release(req resolve.Request)
+	// Shared tells whether two reads are answered with the same.
+	Shared(a, b resolve.Request) bool
+}
+
 // Denial is a read that the policy refused.
 type Denial struct {
 	VolumeID string
@@ -43,6 +53,7 @@ type Denial struct {
 type Options struct {
 	Authorizer Authorizer
 	Resolver   Resolver
+	Leases     Leases // nil: nothing is adopted or released
 	Mounter    Mounter
 	// StateDir is where records are kept, best on a tmpfs of the host: they describe mounts, which end with a reboot.
 	StateDir   string

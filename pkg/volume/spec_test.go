@@ -52,6 +52,8 @@ func TestParseSpec(t *testing.T) {
   optional: true
   format: files
   encoding: base64
+  parameters: {ttl: 1h, common_name: web.example, empty: ""}
+  own: true
   fields:
   - user
   - {name: pass, path: password, mode: 0400, encoding: base64}
@@ -59,7 +61,8 @@ func TestParseSpec(t *testing.T) {
 			want: volume.Spec{UID: -1, GID: -1, Items: []volume.Item{{
 				Ref:  scope.Ref{Store: "other", Name: "a", Version: "1.10", Stage: "AWSPREVIOUS", Namespace: "ns"},
 				Path: "dir/a", Mode: 0o440, Optional: true, Format: volume.FormatFiles, Encoding: volume.EncodingBase64,
-				Fields: []volume.Field{{Name: "user"}, {Name: "pass", Path: "password", Mode: 0o400, Encoding: volume.EncodingBase64}},
+				Fields:     []volume.Field{{Name: "user"}, {Name: "pass", Path: "password", Mode: 0o400, Encoding: volume.EncodingBase64}},
+				Parameters: map[string]string{"ttl": "1h", "common_name": "web.example", "empty": ""}, Own: true,
 			}}},
 		},
 		{
@@ -117,6 +120,8 @@ func TestParseSpecRefuses(t *testing.T) {
 		{"alias", map[string]string{"store": "s", "secrets": "- name: &x a\n- name: *x\n"}, []string{"line 2: name must be a text"}},
 		{"bad members", map[string]string{"store": "s", "secrets": "- {name: a, mode: 256, optional: maybe, format: F, encoding: hex}"},
 			[]string{`line 1: mode is "256"`, `optional is "maybe"`, `format is "F"`, `encoding is "hex"`}},
+		{"parameters", map[string]string{"store": "s", "secrets": "- {name: a, parameters: x}\n- {name: b, parameters: {k: [1], n: , t: 1, t: 2}}"},
+			[]string{"line 1: parameters must be a map", `parameters "k" must be a text`, `parameters "n" must be a text`, `parameters has two members "t"`}},
 		{"same path", map[string]string{"store": "s", "secrets": "a,a"}, []string{`both have path "a"`}},
 		{"secret whose name is below another's", map[string]string{"store": "s", "secrets": "a,a/b"}, []string{`needs a directory "a", where secret "a" of store "s" has a file; set path of one of them`}},
 		{"same path of two fields", map[string]string{"store": "s", "secrets": "[{name: a, fields: [x, {name: y, path: x}]}]"}, []string{`two fields are named "x"`}},

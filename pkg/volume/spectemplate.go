@@ -18,7 +18,7 @@ type templateNode struct {
 }
 
 // notOfTemplates are members that say which fields of one secret become what.
-var notOfTemplates = []string{"name", "version", "stage", "namespace", "fields", "format", "encoding", "password"}
+var notOfTemplates = []string{"name", "version", "stage", "namespace", "fields", "format", "encoding", "password", "parameters", "own"}
 
 // template finishes an item that has a template. seen are the members that the item has.
 func (p *parser) template(t templateNode, seen map[string]bool, it Item) Item {
@@ -88,6 +88,9 @@ func (p *parser) source(n *yaml.Node) (s Source) {
 		"stage":     func(n *yaml.Node) { s.Ref.Stage = p.text(n, "stage") },
 		"namespace": func(n *yaml.Node) { s.Ref.Namespace = p.text(n, "namespace") },
 		"optional":  func(n *yaml.Node) { s.Optional = scalar(p, n, "optional", parseBool) },
+
+		"parameters": func(n *yaml.Node) { s.Parameters = p.texts(n, "parameters") },
+		"own":        func(n *yaml.Node) { s.Own = scalar(p, n, "own", parseBool) },
 	})
 	return s
 }

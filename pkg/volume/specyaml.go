@@ -87,6 +87,9 @@ func (p *parser) item(n *yaml.Node, it Item) Item {
 		"encoding":  func(n *yaml.Node) { it.Encoding = scalar(p, n, "encoding", parseEncoding) },
 
 		"password":   func(n *yaml.Node) { it.Password = p.password(n) },
+		"parameters": func(n *yaml.Node) { it.Parameters = p.texts(n, "parameters") },
+		"own":        func(n *yaml.Node) { it.Own = scalar(p, n, "own", parseBool) },
+
 		"template":   func(n *yaml.Node) { t.text = n },
 		"secrets":    func(n *yaml.Node) { it.Secrets = p.sources(n) },
 		"delimiters": func(n *yaml.Node) { t.delims = scalar(p, n, "delimiters", parseDelims) },
@@ -160,6 +163,27 @@ func (p *parser) mapping(n *yaml.Node, what string, m members) (seen map[string]
 		}
 	}
 	return seen
+}
+
+// texts reads a map from names to texts, which may be empty.
+func (p *parser) texts(n *yaml.Node, what string) map[string]string {
+	if n.Kind != yaml.MappingNode {
+		p.reportAt(n, "%s must be a map from names to texts", what)
+		return nil
+	}
+	all := make(map[string]string, len(n.Content)/2)
+	for i := 0; i < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		switch _, twice := all[key.Value]; {
+		case value.Kind != yaml.ScalarNode || value.ShortTag() == "!!null":
+			p.reportAt(value, "%s %q must be a text", what, key.Value)
+		case twice:
+			p.reportAt(key, "%s has two members %q; remove one", what, key.Value)
+		default:
+			all[key.Value] = value.Value
+		}
+	}
+	return all
 }
 
 // text returns the characters of a scalar as they stand in the YAML text: 0400 is not a number, nor is 1.10.

@@ -96,7 +96,7 @@ func TestTemplateRefuses(t *testing.T) {
 			[]string{"has no name", "has no version", "has no fields", "has no format", "has no encoding"}},
 		{"name that a template can't say", "[{path: f, template: x, secrets: {a-b: a}}]", []string{`name "a-b" in the template must be letters, digits and _`}},
 		{"same name twice", "[{path: f, template: x, secrets: {a: a, a: b}}]", []string{`two secrets are named "a"`}},
-		{"unknown member", "[{path: f, template: x, secrets: {a: {nam: x}}}]", []string{`secret has an unknown member "nam"; the members are name, namespace, optional, stage, store, version`}},
+		{"unknown member", "[{path: f, template: x, secrets: {a: {nam: x}}}]", []string{`secret has an unknown member "nam"; the members are name, namespace, optional, own, parameters, stage, store, version`}},
 		{"no name", "[{path: f, template: x, secrets: {a: {store: s}}}]", []string{"template \"f\": its secret .a: it has no name"}},
 		{"no store", "[{path: f, store: '', template: x, secrets: {a: {name: x}}}]", []string{"store must be a text"}},
 		{"delimiters", "[{path: f, delimiters: '[[', template: x, secrets: {a: a}}]", []string{`delimiters is "[["; it must be two different marks`}},

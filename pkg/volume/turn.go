@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/resolve"
 )
 
 // volume is one volume ID that is published or being worked on.
@@ -27,6 +28,9 @@ type volume struct {
 	condition  Condition
 	tokens     providers.TokenSource
 	appID      string              // as the last publish had it
+	leases     []resolve.Request   // the reads of it that were answered with what was issued
+	parts      map[int]bool        // sources of which adoptLeases found not all fields: no other volume can be given them
+	unadopted  bool                // an earlier process has read it, and nobody was told what was issued
 	operations map[*operation]bool // those that have the turn or wait for it
 }
 

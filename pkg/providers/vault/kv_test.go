@@ -226,7 +226,7 @@ func TestConfigurationErrors(t *testing.T) {
 		"address":             {merged(token, map[string]string{"vaultAddr": "vault:8200"}), "", `"vaultAddr" is not a URL`},
 		"address with a user": {merged(token, map[string]string{"vaultAddr": "https://u:c4n4ry@v"}), "", `"vaultAddr" has more`},
 		"value type":          {merged(token, map[string]string{"vaultValueType": "xml"}), "", `"vaultValueType" is neither`},
-		"engine":              {merged(token, map[string]string{"vaultEngine": "kv3"}), "", `"vaultEngine" is not one of detect, kv-v1, kv-v2`},
+		"engine":              {merged(token, map[string]string{"vaultEngine": "kv3"}), "", `"vaultEngine" is not one of detect, kv-v1, kv-v2, path`},
 		"engine path":         {merged(token, map[string]string{"enginePath": "a/../b"}), "", `"enginePath" is not a path`},
 		"no engine path":      {merged(token, map[string]string{"enginePath": "/"}), "", `"enginePath" is empty`},
 		"prefix":              {merged(token, map[string]string{"vaultKVPrefix": "a//b"}), "", `"vaultKVPrefix" is not a path`},
@@ -249,11 +249,4 @@ func TestConfigurationErrors(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestOtherEngine(t *testing.T) {
-	k := newKV(t, vaulttest.Shared(t), "kv-v2")
-	mount := k.Mount(t, "transit")
-	p := open(t, merged(k.pairs, map[string]string{"enginePath": mount, "vaultToken": k.NewToken(t, "", k.Policy(t, mount+"/*", "read"))}))
-	wantKind(t, p, providers.Query{Name: "db"}, providers.Invalid, `"transit" is mounted at`)
 }

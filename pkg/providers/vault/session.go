@@ -19,7 +19,7 @@ const (
 	loginTimeout = 30 * time.Second
 	// loginPause is how long after a refused login, or one whose token is refused, none is tried for the same identity.
 	loginPause = 2 * time.Second
-	// idleAfter is how long a token is kept alive that nobody reads with.
+	// idleAfter is how long a token is kept alive that nobody reads with and no lease hangs on.
 	idleAfter = time.Hour
 )
 
@@ -122,6 +122,7 @@ type session struct {
 	refusal   error // of the last login, if Vault denied it
 	refusedAt time.Time
 	used      time.Time
+	leases    map[string]leased // lease → what it hangs on
 	renewal   *time.Timer
 	stopped   bool
 }
@@ -265,7 +266,7 @@ func (s *session) take(l login) {
 func (s *session) renew(l login) {
 	now := time.Now()
 	s.mu.Lock()
-	idle := now.Sub(s.used) > idleAfter
+	idle := now.Sub(s.used) > idleAfter && !s.holdsLeases(now)
 	stale := s.stopped || !s.login.token.Equal(l.token)
 	s.mu.Unlock()
 	if stale {
