@@ -26,6 +26,7 @@ import (
 	"github.com/keywell/keywell/pkg/stores"
 	"github.com/keywell/keywell/pkg/volume"
 	"github.com/keywell/keywell/pkg/volume/mount"
+	"github.com/keywell/keywell/pkg/watch"
 )
 
 // agent is all parts, wired. What one part tells another goes through the methods below, so this file shows every way
@@ -43,6 +44,7 @@ type agent struct {
 	scheduler *rotation.Scheduler
 	csi       *csi.Server
 	api       *api.Server
+	watches   *watch.Hub
 	pods      podSockets
 	cluster   *cluster       // nil: standalone
 	runtime   *cri.Runtime   // nil with localhost
@@ -74,9 +76,10 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	a.stores = stores.New(stores.Options{
 		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, ServiceAccounts: accounts, Logger: log, Registerer: a.registry,
 	})
+	a.watches = watch.New(watch.Options{Policy: &a.policy, Resolver: a.resolver, Tokens: a.tokens, Registerer: a.registry})
 	a.api = api.New(api.Options{
 		AppID: r.appID, Version: version, Policy: &a.policy, Resolver: a.resolver, Audit: a.resolver, Stores: apiStores{a.stores},
-		Attest: attest, Tokens: a.tokens, Token: token, Ready: a.notReady, Logger: log, Registerer: a.registry,
+		Watches: a.watches, Attest: attest, Tokens: a.tokens, Token: token, Ready: a.notReady, Logger: log, Registerer: a.registry,
 	})
 	if r.csiSocket != "" {
 		if err := a.addVolumes(identify); err != nil {
@@ -135,6 +138,7 @@ func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Pr
 	}
 	a.policy.Set(policy)
 	a.stores.Apply(components)
+	a.watches.PolicyChanged()
 	if a.volumes != nil {
 		a.scheduler.Nudge(a.volumes.IDs()...)
 	}
@@ -143,6 +147,7 @@ func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Pr
 // secretChanged passes on that a store has other content for a secret, or for any if name is empty.
 func (a *agent) secretChanged(store, name string) {
 	a.stores.Changed(store, name)
+	a.watches.Changed(store, name)
 	if a.volumes != nil {
 		a.scheduler.Nudge(a.volumes.Using(store, name)...)
 	}

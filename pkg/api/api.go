@@ -13,7 +13,7 @@ import (
 	"github.com/keywell/keywell/pkg/secret"
 )
 
-// Options configures a Server. Policy, Resolver, Audit and Stores are required.
+// Options configures a Server. Policy, Resolver, Audit, Stores and Watches are required.
 type Options struct {
 	// AppID is the Dapr app id that health and metadata report for a caller without one, and the app id of every caller
 	// if Attest is nil.
@@ -25,6 +25,7 @@ type Options struct {
 	Resolver Resolver
 	Audit    Auditor
 	Stores   Stores
+	Watches  Watches
 	// Attest derives the caller's identity from evidence. Its error is never shown to the caller, who is told that the
 	// API token is wrong. It is called for each request. Nil: every caller is the app AppID.
 	Attest func(ctx context.Context, e Evidence) (scope.Identity, error)

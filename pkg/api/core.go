@@ -24,6 +24,9 @@ type core struct {
 	audit    Auditor
 	stores   Stores
 	tokens   func(scope.Identity) providers.TokenSource
+	watches  Watches
+	stopping <-chan struct{} // closed when streams must end
+	streams  streams
 	appID    string
 	version  string
 	added    addedMetadata
@@ -38,6 +41,7 @@ type query struct {
 	name     string
 	metadata map[string]string // Dapr's request metadata, as sent
 	fresh    bool              // the store itself must answer
+	keyBytes int               // size of the names that are asked for beside name
 }
 
 // maxQuery bounds what a query may hold, in bytes. No store has names as long, and they are kept in caches, error texts
@@ -46,7 +50,7 @@ const maxQuery = 16 << 10
 
 // size returns how many bytes of q the caller chose.
 func (q *query) size() int {
-	n := len(q.store) + len(q.name)
+	n := len(q.store) + len(q.name) + q.keyBytes
 	for key, value := range q.metadata {
 		n += len(key) + len(value)
 	}
@@ -76,6 +80,11 @@ func (c *core) get(ctx context.Context, id scope.Identity, q query) (secretAnswe
 	if err != nil {
 		return c.unanswered(policy, id, q, store, err)
 	}
+	return c.answer(q, result)
+}
+
+// answer returns the answer that shows result. The error is a *fault.
+func (c *core) answer(q query, result resolve.Result) (secretAnswer, error) {
 	fields, err := reveal(nil, result.Fields)
 	if err != nil {
 		return secretAnswer{}, getFault(q.store, q.name, err)

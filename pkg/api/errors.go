@@ -46,7 +46,20 @@ var (
 	outboundDown  = situation{http.StatusInternalServerError, "ERR_OUTBOUND_HEALTH_NOT_READY", codes.Internal, "dapr outbound is not ready"}
 	tooLarge      = situation{http.StatusBadRequest, "ERR_MALFORMED_REQUEST", codes.InvalidArgument, "store, key and metadata are longer than %d bytes"} // not Dapr's, which has no such limit
 	metadataLimit = situation{http.StatusRequestEntityTooLarge, "ERR_METADATA_LIMIT", codes.ResourceExhausted, "metadata %s"}                            // not Dapr's, which has no limit
+	badWatch      = situation{http.StatusBadRequest, "ERR_MALFORMED_REQUEST", codes.InvalidArgument, "%s"}
+	watchLimit    = situation{http.StatusTooManyRequests, "ERR_WATCH_LIMIT", codes.ResourceExhausted, "too many secrets are watched"}
+	unattested    = situation{http.StatusUnauthorized, "ERR_UNAUTHENTICATED", codes.Unauthenticated, "the API token is no longer valid"}
+	stopping      = situation{http.StatusServiceUnavailable, "ERR_STOPPING", codes.Unavailable, "the agent is stopping"}
 	other         = situation{http.StatusInternalServerError, "ERROR", codes.Unknown, "%v"}
+)
+
+// Failures of the configuration API, which shows secrets too.
+var (
+	noConfigurations      = situation{http.StatusInternalServerError, "ERR_CONFIGURATION_STORE_NOT_CONFIGURED", codes.FailedPrecondition, "configuration stores not configured"}
+	configurationNotFound = situation{http.StatusBadRequest, "ERR_CONFIGURATION_STORE_NOT_FOUND", codes.InvalidArgument, "configuration store %s not found"}
+	configurationGet      = situation{http.StatusInternalServerError, "ERR_CONFIGURATION_GET", codes.Internal, "failed to get %s from Configuration store %s: %s"}
+	configurationWatch    = situation{http.StatusInternalServerError, "ERR_CONFIGURATION_SUBSCRIBE", codes.InvalidArgument, "failed to subscribe %s from Configuration store %s: %s"}
+	noAppChannel          = situation{http.StatusInternalServerError, "ERR_APP_CHANNEL_NIL", codes.FailedPrecondition, "app channel is not initialized. cannot subscribe to configuration updates"}
 )
 
 // The reasons in error details, which are also the results in metrics.
@@ -68,6 +81,10 @@ const (
 	reasonCancelled  = "CANCELLED" // the caller gave up
 	reasonLimit      = "LIMIT"
 	reasonInternal   = "INTERNAL"
+
+	reasonUnattested   = "UNATTESTED" // the caller of a stream is no longer who it was
+	reasonStopping     = "STOPPING"
+	reasonNoAppChannel = "NO_APP_CHANNEL"
 )
 
 // fault is a failure as a caller sees it.
@@ -77,6 +94,7 @@ type fault struct {
 	reason        string
 	store, secret string        // what it concerns; details are given only where store is set
 	retryAfter    time.Duration // zero: the store did not say
+	hint          string        // what to do instead, for details
 	cause         error         // for the debug log
 }
 
@@ -171,6 +189,9 @@ func (f *fault) subject() map[string]string {
 	m := map[string]string{"store": f.store}
 	if f.secret != "" {
 		m["secret"] = f.secret
+	}
+	if f.hint != "" {
+		m["hint"] = f.hint
 	}
 	return m
 }

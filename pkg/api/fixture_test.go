@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	runtimev1pb "github.com/dapr/dapr/pkg/proto/runtime/v1"
@@ -24,6 +25,7 @@ import (
 	"github.com/keywell/keywell/pkg/providers/providertest"
 	"github.com/keywell/keywell/pkg/resolve"
 	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/watch"
 )
 
 const appID = "checkout"
@@ -33,6 +35,7 @@ type fixture struct {
 	t        testing.TB
 	options  api.Options
 	resolver *resolve.Resolver
+	watches  *watch.Hub
 	policy   *scope.Live
 	rules    scope.Rules
 	stores   *storeList
@@ -107,10 +110,11 @@ func (s *syncBuffer) String() string {
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{t: t, policy: &scope.Live{}, stores: &storeList{}, audit: &auditor{}, registry: prometheus.NewRegistry(), logs: &syncBuffer{}}
-	f.resolver = resolve.New(resolve.Options{})
+	f.resolver = resolve.New(resolve.Options{Changed: func(store, name string) { f.watches.Changed(store, name) }})
+	f.watches = watch.New(watch.Options{Policy: f.policy, Resolver: f.resolver, MaxPerCaller: 8, Registerer: f.registry})
 	t.Cleanup(f.resolver.Close)
 	f.options = api.Options{
-		AppID: appID, Version: "1.18.1", Policy: f.policy, Resolver: f.resolver, Audit: f.audit, Stores: f.stores,
+		AppID: appID, Version: "1.18.1", Policy: f.policy, Resolver: f.resolver, Audit: f.audit, Stores: f.stores, Watches: f.watches,
 		Registerer: f.registry, Logger: slog.New(slog.NewTextHandler(f.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	return f
@@ -150,6 +154,7 @@ func (f *fixture) setPolicy() {
 		f.t.Fatal(err)
 	}
 	f.policy.Set(p)
+	f.watches.PolicyChanged()
 }
 
 // do sends a request to the HTTP skin, without a network.
@@ -250,3 +255,20 @@ func (f fakeResolver) List(ctx context.Context, req resolve.Request) (resolve.Li
 }
 
 func (fakeResolver) Epoch(string) uint64 { return 1 }
+
+// countStreams returns how many subscriptions there are.
+func (f *fixture) countStreams(t testing.TB) int {
+	t.Helper()
+	synctest.Wait()
+	families, err := f.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "keywell_watch_subscriptions" {
+			return int(family.GetMetric()[0].GetGauge().GetValue())
+		}
+	}
+	t.Error("subscriptions are not counted")
+	return -1
+}

@@ -88,17 +88,33 @@ func subjectOf(request any) (op operation, store, name string) {
 		return opMetadata, "", ""
 	case *runtimev1pb.SetMetadataRequest:
 		return opSetMetadata, "", ""
+	case *runtimev1pb.GetConfigurationRequest:
+		return opGetConfiguration, r.GetStoreName(), ""
+	case *runtimev1pb.UnsubscribeConfigurationRequest:
+		return opUnsubscribe, r.GetStoreName(), ""
 	default:
 		return opOther, "", ""
 	}
 }
 
-// interceptStream lets the caller in: to reflection and to what is refused anyway.
+// interceptStream lets the caller in: to subscriptions, to reflection and to what is refused anyway.
 func (g *grpcSkin) interceptStream(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	if _, err := g.admit(stream.Context()); err != nil {
+	id, err := g.admit(stream.Context())
+	if err != nil {
 		return err
 	}
-	return handle(server, stream)
+	return handle(server, callerStream{stream, id})
+}
+
+// callerStream is the stream of a caller that was let in.
+type callerStream struct {
+	grpc.ServerStream
+	caller scope.Identity
+}
+
+// Context returns the stream's context with the caller in it.
+func (s callerStream) Context() context.Context {
+	return context.WithValue(s.ServerStream.Context(), callerKey{}, s.caller)
 }
 
 // admit returns who calls. The error is daprd's status.

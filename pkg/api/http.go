@@ -42,6 +42,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 func (h *httpSkin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	begun := time.Now()
 	rt := parseRoute(r.Method, r.URL.EscapedPath())
+	rt.ask(r.URL.RawQuery)
 	result := h.serve(w, r, rt)
 	took := time.Since(begun)
 	h.metrics.request("http", rt.op, result, took)
@@ -85,9 +86,20 @@ func (h *httpSkin) admit(r *http.Request) (scope.Identity, error) {
 
 // serveCaller answers a caller that was let in. Nothing has been written if it returns an error.
 func (h *httpSkin) serveCaller(w http.ResponseWriter, r *http.Request, rt route, id scope.Identity) (result string, err error) {
+	if rt.err != nil {
+		return "", rt.err
+	}
 	switch rt.op {
-	case opGet:
+	case opGet, opWait:
 		return h.getSecret(w, r, rt, id)
+	case opWatch:
+		return h.streamSecret(w, r, rt, id)
+	case opGetConfiguration:
+		return h.getConfiguration(w, r, rt, id)
+	case opSubscribe:
+		return "", refuseConfigurationUpdates(rt)
+	case opUnsubscribe:
+		return h.endSubscription(w, rt, id)
 	case opBulk:
 		return h.getBulk(w, r, rt, id)
 	case opMetadata:
@@ -103,7 +115,15 @@ func (h *httpSkin) getSecret(w http.ResponseWriter, r *http.Request, rt route, i
 	if err := h.checkBody(w, r, func() proto.Message { return &runtimev1pb.GetSecretRequest{} }); err != nil {
 		return "", err
 	}
-	answer, err := h.get(r.Context(), id, queryOf(r, rt))
+	q := queryOf(r, rt)
+	answer, err := h.get(r.Context(), id, q)
+	if err == nil && rt.wait > 0 && answer.matches(r.Header["If-None-Match"]) {
+		if err := h.await(r.Context(), follower{id: id, readmit: h.readmit(r)}, q, answer.etag, rt.wait); err != nil {
+			return "", err
+		}
+		q.fresh = false // what was waited for is in the cache
+		answer, err = h.get(r.Context(), id, q)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -17,7 +17,13 @@ const (
 	opMetadata    operation = "metadata"
 	opSetMetadata operation = "set_metadata"
 	opHealth      operation = "health"
+	opWatch       operation = "watch" // a stream of events
+	opWait        operation = "wait"  // an answer that is held back
 	opOther       operation = "other"
+
+	opGetConfiguration operation = "get_configuration"
+	opSubscribe        operation = "subscribe"
+	opUnsubscribe      operation = "unsubscribe"
 )
 
 // The results of requests in metrics and logs, besides the reasons of faults in lower case.
@@ -53,10 +59,15 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 }
 
+// lasts reports whether a request takes as long as its caller likes.
+func (op operation) lasts() bool { return op == opWatch || op == opWait || op == opSubscribe }
+
 // request records one request.
 func (m *metrics) request(protocol string, op operation, result string, took time.Duration) {
 	m.requests.WithLabelValues(protocol, string(op), result).Inc()
-	m.seconds.WithLabelValues(protocol, string(op)).Observe(took.Seconds())
+	if !op.lasts() {
+		m.seconds.WithLabelValues(protocol, string(op)).Observe(took.Seconds())
+	}
 }
 
 // leftOut records that n secrets of store are missing from a bulk answer.

@@ -32,6 +32,7 @@ type Server struct {
 	maxBody    int
 	readBuffer int
 	logger     *slog.Logger
+	stopping   chan struct{} // closed when streams must end
 }
 
 // New returns a Server, which listens to nothing before Run.
@@ -52,12 +53,15 @@ func New(opts Options) *Server {
 	if ready == nil {
 		ready = func() []string { return nil }
 	}
+	stopping := make(chan struct{})
 	c := &core{
 		policy:   opts.Policy,
 		resolver: opts.Resolver,
 		audit:    opts.Audit,
 		stores:   opts.Stores,
 		tokens:   tokens,
+		watches:  opts.Watches,
+		stopping: stopping,
 		appID:    opts.AppID,
 		version:  opts.Version,
 		bulks:    newBulkCache(bulkCacheBytes),
@@ -72,14 +76,15 @@ func New(opts Options) *Server {
 		maxBody:    maxBody,
 		readBuffer: cmp.Or(opts.ReadBufferBytes, defaultReadBuffer),
 		logger:     logger,
+		stopping:   stopping,
 	}
 }
 
 // Handler returns the HTTP skin alone.
 func (s *Server) Handler() http.Handler { return s.http }
 
-// Run serves the API on all listeners until ctx ends, then gives calls under way 10 seconds to finish and returns nil.
-// It closes the listeners. If one of them breaks, Run stops and returns why.
+// Run serves the API on all listeners until ctx ends, then ends streams, gives calls under way 10 seconds to finish and
+// returns nil. It closes the listeners. If one of them breaks, Run stops and returns why. It can be called once.
 func (s *Server) Run(ctx context.Context, l Listeners) error {
 	httpServer := s.newHTTPServer()
 	grpcServer := newGRPCServer(s.grpc, s.maxBody, s.readBuffer)
@@ -102,6 +107,7 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 	}
 	group.Go(func() error {
 		<-ctx.Done()
+		close(s.stopping)
 		stop(context.WithoutCancel(ctx), httpServer, grpcServer)
 		return nil
 	})

@@ -1,0 +1,429 @@
+package api_test
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keywell/keywell/pkg/api"
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/providertest"
+	"github.com/keywell/keywell/pkg/resolve"
+	"github.com/keywell/keywell/pkg/scope"
+)
+
+// quiet is a store whose answers are good for long, so that only what is announced changes.
+var quiet = resolve.Settings{CacheTTL: time.Hour}
+
+// served runs a test against a served API in a synctest bubble, with an HTTP client that has no network.
+func served(t *testing.T, f func(t *testing.T) *fixture, test func(t *testing.T, f *fixture, s *server)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		listener := newPipes()
+		stopped := make(chan error, 1)
+		fixture := f(t)
+		go func() { stopped <- api.New(fixture.options).Run(ctx, api.Listeners{HTTP: []net.Listener{listener}}) }()
+		transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return listener.dial(), nil }}
+		s := &server{t: t, client: &http.Client{Transport: transport}, stop: cancel, stopped: stopped}
+		test(t, fixture, s)
+		transport.CloseIdleConnections()
+		cancel()
+		synctest.Wait()
+		if err := <-stopped; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		fixture.resolver.Close()
+	})
+}
+
+type server struct {
+	t       *testing.T
+	client  *http.Client
+	stop    context.CancelFunc
+	stopped chan error
+}
+
+// get sends a request, whose answer may be a stream.
+func (s *server) get(target string, header ...string) *stream {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+target, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := s.client.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	st := &stream{Response: resp, t: s.t, cancel: cancel, lines: make(chan string, 1000)}
+	go func() {
+		defer close(st.lines)
+		for scanner := bufio.NewScanner(resp.Body); scanner.Scan(); {
+			st.lines <- scanner.Text()
+		}
+	}()
+	return st
+}
+
+// stream is an answer that arrives line by line.
+type stream struct {
+	*http.Response
+	t      *testing.T
+	cancel context.CancelFunc
+	lines  chan string
+}
+
+// new returns the lines that have arrived since the last time, and whether the answer has ended. Ids of events are
+// replaced by *, and empty lines left out.
+func (s *stream) new() (lines []string, ended bool) {
+	for {
+		synctest.Wait()
+		select {
+		case line, ok := <-s.lines:
+			if !ok {
+				return lines, true
+			}
+			if strings.HasPrefix(line, "id: ") {
+				line = "id: *"
+			}
+			if line != "" {
+				lines = append(lines, line)
+			}
+		default:
+			return lines, false
+		}
+	}
+}
+
+// want fails the test unless exactly these lines have arrived. A line that ends in … may go on.
+func (s *stream) want(want ...string) {
+	s.t.Helper()
+	got, ended := s.new()
+	same := len(got) == len(want) && !ended
+	for i := 0; same && i < len(want); i++ {
+		beginning, open := strings.CutSuffix(want[i], "…")
+		same = got[i] == want[i] || open && strings.HasPrefix(got[i], beginning)
+	}
+	if !same {
+		s.t.Errorf("got %q (ended: %t), want %q", got, ended, want)
+	}
+}
+
+func (s *stream) close() {
+	s.cancel()
+	synctest.Wait()
+}
+
+func withDB(m *providertest.Memory, settings resolve.Settings) func(t *testing.T) *fixture {
+	m.Put("db", map[string]string{"user": "u", "password": "1"})
+	return func(t *testing.T) *fixture { return newFixture(t).withStore("vault", m, settings) }
+}
+
+// change puts another password and announces it.
+func change(f *fixture, m *providertest.Memory, password string) {
+	m.Put("db", map[string]string{"user": "u", "password": password})
+	f.resolver.Invalidate("vault", "db")
+}
+
+func TestEventStream(t *testing.T) {
+	m := providertest.NewMemory()
+	served(t, withDB(m, quiet), func(t *testing.T, f *fixture, s *server) {
+		st := s.get("/v1.0/secrets/vault/db?watch")
+		if st.StatusCode != http.StatusOK || st.Header.Get("Content-Type") != "text/event-stream" || st.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("status %d, headers %v", st.StatusCode, st.Header)
+		}
+		st.want(":watching", "event: secret", "id: *", `data: {"password":"1","user":"u"}`)
+		time.Sleep(time.Second) // of the bubble
+		st.want()
+		change(f, m, "line 1\nline 2")
+		st.want("event: secret", "id: *", `data: {"password":"line 1\nline 2","user":"u"}`)
+		time.Sleep(15 * time.Second)
+		st.want(":")
+		m.Delete("db")
+		f.resolver.Invalidate("vault", "db")
+		st.want("event: error", `data: {"errorCode":"ERR_SECRET_GET",…`)
+		change(f, m, "3")
+		st.want("event: secret", "id: *", `data: {"password":"3","user":"u"}`)
+		m.Put("db", map[string]string{"binary": "\xff"})
+		f.resolver.Invalidate("vault", "db")
+		st.want("event: error", `data: {"errorCode":"ERR_SECRET_GET","message":"failed getting secret with key db from secret store vault: the value is not UTF-8 text…`)
+		f.resolver.Remove("vault")
+		st.want("event: error", `data: {"errorCode":"ERR_SECRET_STORE_NOT_FOUND",…`)
+		st.close()
+		if n := f.countStreams(t); n != 0 {
+			t.Errorf("%d subscriptions after the client went away", n)
+		}
+	})
+}
+
+// TestResume has a client that comes back get only what it does not have.
+func TestResume(t *testing.T) {
+	m := providertest.NewMemory()
+	served(t, withDB(m, quiet), func(_ *testing.T, f *fixture, s *server) {
+		tag := s.get("/v1.0/secrets/vault/db").Header.Get("Etag") // the id of an event is the entity tag of a get
+		st := s.get("/v1.0/secrets/vault/db?watch=true", "Last-Event-ID", strings.Trim(tag, `"`))
+		st.want(":watching")
+		st.close()
+		change(f, m, "2")
+		change(f, m, "3")
+		st = s.get("/v1.0/secrets/vault/db?watch=1", "Last-Event-ID", strings.Trim(tag, `"`))
+		st.want(":watching", "event: secret", "id: *", `data: {"password":"3","user":"u"}`)
+		st.close()
+	})
+}
+
+func TestStaleEvents(t *testing.T) {
+	m := providertest.NewMemory()
+	settings := resolve.Settings{CacheTTL: time.Minute, StaleFor: time.Hour}
+	served(t, withDB(m, settings), func(_ *testing.T, _ *fixture, s *server) {
+		st := s.get("/v1.0/secrets/vault/db?watch")
+		st.want(":watching", "event: secret", "id: *", `data: {"password":"1","user":"u"}`)
+		m.Fail(providers.Errorf(providers.Unavailable, "down"))
+		time.Sleep(70 * time.Second) // of the bubble
+		st.want(":", ":", ":", ":", "event: stale", "data: true")
+		m.Fail(nil)
+		time.Sleep(40 * time.Second)
+		lines, _ := st.new()
+		if got := strings.Join(lines, " "); !strings.Contains(got, "event: stale data: false") || strings.Contains(got, "secret") {
+			t.Errorf("after the store came back: %q", got)
+		}
+		st.close()
+	})
+}
+
+// TestStreamEnds covers what ends a stream: each says why, in a last event.
+func TestStreamEnds(t *testing.T) {
+	attested := true
+	for name, tc := range map[string]struct {
+		end  func(f *fixture, s *server)
+		want string
+	}{
+		"a policy that denies": {func(f *fixture, _ *server) {
+			f.rules.Scopes = []scope.StoreScope{{Store: "vault", Denied: []string{"db"}}}
+			f.setPolicy()
+		}, `{"errorCode":"ERR_PERMISSION_DENIED"`},
+		"a policy without the store": {func(f *fixture, _ *server) {
+			f.rules.Stores = nil
+			f.setPolicy()
+		}, `{"errorCode":"ERR_SECRET_STORES_NOT_CONFIGURED"`},
+		"a token that expired": {func(f *fixture, _ *server) {
+			attested = false
+			f.watches.PolicyChanged() // anything that makes it look
+		}, `{"errorCode":"ERR_UNAUTHENTICATED"`},
+		"the agent's end": {func(_ *fixture, s *server) { s.stop() }, `{"errorCode":"ERR_STOPPING"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			attested = true
+			m := providertest.NewMemory()
+			withAttest := func(t *testing.T) *fixture {
+				f := withDB(m, quiet)(t)
+				f.options.Attest = func(context.Context, api.Evidence) (scope.Identity, error) {
+					if !attested {
+						return scope.Identity{}, context.DeadlineExceeded
+					}
+					return scope.Identity{AppID: appID}, nil
+				}
+				return f
+			}
+			served(t, withAttest, func(t *testing.T, f *fixture, s *server) {
+				st := s.get("/v1.0/secrets/vault/db?watch")
+				st.want(":watching", "event: secret", "id: *", `data: {"password":"1","user":"u"}`)
+				change(f, m, "2")
+				st.want("event: secret", "id: *", `data: {"password":"2","user":"u"}`)
+				tc.end(f, s)
+				m.Put("db", map[string]string{"password": "never told"})
+				lines, ended := st.new()
+				if !ended || len(lines) != 2 || lines[0] != "event: end" || !strings.HasPrefix(lines[1], "data: "+tc.want) {
+					t.Errorf("ended: %t, %q", ended, lines)
+				}
+				st.close()
+			})
+		})
+	}
+}
+
+// TestRevokedIsAudited has the denial that ends a stream on record.
+func TestRevokedIsAudited(t *testing.T) {
+	m := providertest.NewMemory()
+	served(t, withDB(m, quiet), func(t *testing.T, f *fixture, s *server) {
+		st := s.get("/v1.0/secrets/vault/db?watch")
+		st.new()
+		f.rules.Scopes = []scope.StoreScope{{Store: "vault", Denied: []string{"db"}}}
+		f.setPolicy()
+		st.new()
+		st.close()
+		if got := f.audit.denied; len(got) != 1 || got[0] != "api checkout vault db" {
+			t.Errorf("denials on record: %q", got)
+		}
+	})
+}
+
+func TestLongPoll(t *testing.T) {
+	m := providertest.NewMemory()
+	served(t, withDB(m, quiet), func(t *testing.T, f *fixture, s *server) {
+		const target = "/v1.0/secrets/vault/db?wait=30s"
+		poll := func(tag string, meanwhile func()) (*stream, time.Duration) {
+			t.Helper()
+			begun := time.Now()
+			if meanwhile != nil {
+				time.AfterFunc(10*time.Second, meanwhile)
+			}
+			st := s.get(target, "If-None-Match", tag)
+			return st, time.Since(begun)
+		}
+		first, took := poll(`"other"`, nil)
+		tag := first.Header.Get("Etag")
+		first.new()
+		if first.StatusCode != http.StatusOK || took != 0 {
+			t.Errorf("another tag: status %d after %v", first.StatusCode, took)
+		}
+		if st, took := poll(tag, nil); st.StatusCode != http.StatusNotModified || took != 30*time.Second {
+			t.Errorf("no change: status %d after %v", st.StatusCode, took)
+		}
+		st, took := poll(tag, func() { change(f, m, "2") })
+		if lines, _ := st.new(); st.StatusCode != http.StatusOK || took != 10*time.Second || strings.Join(lines, "") != `{"password":"2","user":"u"}` {
+			t.Errorf("a change: status %d after %v: %q", st.StatusCode, took, lines)
+		}
+		tag = st.Header.Get("Etag")
+		st, took = poll(tag, func() { m.Delete("db"); f.resolver.Invalidate("vault", "db") })
+		if lines, _ := st.new(); st.StatusCode != http.StatusInternalServerError || took != 10*time.Second {
+			t.Errorf("a removal: status %d after %v: %q", st.StatusCode, took, lines)
+		}
+		change(f, m, "2")
+		st, took = poll(tag, func() {
+			f.rules.Scopes = []scope.StoreScope{{Store: "vault", Denied: []string{"db"}}}
+			f.setPolicy()
+		})
+		if lines, _ := st.new(); st.StatusCode != http.StatusForbidden || took != 10*time.Second {
+			t.Errorf("a denial: status %d after %v: %q", st.StatusCode, took, lines)
+		}
+		f.rules.Scopes = nil
+		f.setPolicy()
+		st, took = poll(tag, s.stop)
+		if st.StatusCode != http.StatusNotModified || took != 10*time.Second {
+			t.Errorf("the agent's end: status %d after %v", st.StatusCode, took)
+		}
+	})
+}
+
+func TestWatchIsRefused(t *testing.T) {
+	m := providertest.NewMemory()
+	f := withDB(m, quiet)(t)
+	f.rules.Scopes = []scope.StoreScope{{Store: "vault", Denied: []string{"root"}}}
+	f.setPolicy()
+	h := api.New(f.options).Handler()
+	for target, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"/v1.0/secrets/vault/db?watch=maybe":          {400, "watch is neither true nor false"},
+		"/v1.0/secrets/vault/db?wait=1h":              {400, "wait is not a duration from 0s to 5m"},
+		"/v1.0/secrets/vault/db?wait=-1s":             {400, "wait is not a duration from 0s to 5m"},
+		"/v1.0/secrets/vault/db?wait=":                {400, "wait is not a duration from 0s to 5m"},
+		"/v1.0/secrets/vault/db?wait=99999999999":     {400, "wait is not a duration from 0s to 5m"},
+		"/v1.0/secrets/vault/db?wait=5s&watch":        {400, "watch and wait exclude each other"},
+		"/v1.0/secrets/vault/bulk?watch":              {400, "one secret can be watched"},
+		"/v1.0/secrets/vault/root?watch":              {403, "access denied by policy"},
+		"/v1.0/secrets/nowhere/db?watch":              {401, "failed finding secret store"},
+		"/v1.0/secrets/vault/db?watch=false":          {200, `{"password":"1","user":"u"}`},
+		"/v1.0/secrets/vault/db?wait=60":              {200, `{"password":"1","user":"u"}`}, // there is nothing to wait for
+		"/v1.0/secrets/vault/bulk?watch=0":            {200, `"db"`},
+		"/v1.0/configuration/vault/subscribe?key=db":  {500, "?watch"},
+		"/v1.0-alpha1/configuration/vault/subscribe":  {500, "app channel is not initialized. cannot subscribe to configuration updates"},
+		"/v1.0/configuration/vault/x/unsubscribe":     {500, "failed to unsubscribe to configuration request x: subscription does not exist"},
+		"/v1.0/configuration/vault/x/y":               {404, "ERR_DIRECT_INVOKE"},
+		"/v1.0/configuration/nowhere":                 {400, "configuration store nowhere not found"},
+		"/v1.0/configuration/vault?key=root":          {403, "access denied by policy"},
+		"/v1.0/configuration/vault?key=":              {400, "a key is empty"},
+		"/v1.0/configuration/vault?key=missing":       {204, ""},
+		"/v1.0/configuration/vault?key=db&key=absent": {200, `{"db":{"value":"{\"password\":\"1\",\"user\":\"u\"}","version":"1","metadata":{"keywell-encoding":"json"}}}`},
+		"/v1.0-alpha1/configuration/vault":            {200, `"db":{"value":`},
+	} {
+		if w := do(h, "GET", target); w.Code != want.code || !strings.Contains(w.Body.String(), want.text) {
+			t.Errorf("%s: status %d: %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+// TestStreamLimit has a caller that watches too much be refused, and only it.
+func TestStreamLimit(t *testing.T) {
+	m := providertest.NewMemory()
+	served(t, withDB(m, quiet), func(t *testing.T, _ *fixture, s *server) {
+		var open []*stream
+		for range 8 {
+			open = append(open, s.get("/v1.0/secrets/vault/db?watch"))
+		}
+		st := s.get("/v1.0/secrets/vault/db?watch")
+		if lines, _ := st.new(); st.StatusCode != http.StatusTooManyRequests || !strings.Contains(strings.Join(lines, ""), "ERR_WATCH_LIMIT") {
+			t.Errorf("status %d: %q", st.StatusCode, lines)
+		}
+		for _, st := range open {
+			st.close()
+		}
+		st = s.get("/v1.0/secrets/vault/db?watch")
+		if st.StatusCode != http.StatusOK {
+			t.Errorf("after others have left: status %d", st.StatusCode)
+		}
+		st.close()
+	})
+}
+
+// TestSlowReader has a client that takes nothing hold neither another client nor the agent's end up.
+func TestSlowReader(t *testing.T) {
+	m := providertest.NewMemory()
+	served(t, withDB(m, quiet), func(t *testing.T, f *fixture, s *server) {
+		conn, err := s.client.Transport.(*http.Transport).DialContext(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("GET /v1.0/secrets/vault/db?watch HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		st := s.get("/v1.0/secrets/vault/db?watch")
+		st.want(":watching", "event: secret", "id: *", `data: {"password":"1","user":"u"}`)
+		for _, password := range []string{"2", "3"} {
+			change(f, m, password)
+			st.want("event: secret", "id: *", `data: {"password":"`+password+`","user":"u"}`)
+		}
+		time.Sleep(11 * time.Second) // of the bubble: longer than a client may take
+		if n := f.countStreams(t); n != 1 {
+			t.Errorf("%d subscriptions, want that of the client that reads", n)
+		}
+		st.close()
+	})
+}
+
+// FuzzWatchQuery checks that every query has an answer, and that only one which asks for it is a stream.
+func FuzzWatchQuery(f *testing.F) {
+	for _, seed := range []string{"watch", "watch=true&wait=1s", "wait=5m", "watch=%zz", "wait=1e9h", "metadata.watch=1", "wait=&wait=3"} {
+		f.Add(seed)
+	}
+	m := providertest.NewMemory()
+	m.Put("db", map[string]string{"db": "x"})
+	f.Fuzz(func(t *testing.T, query string) {
+		h := api.New(newFixture(t).withStore("vault", m).options).Handler()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // no stream lasts
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1.0/secrets/vault/db", nil)
+		r.URL.RawQuery = query
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		values, _ := url.ParseQuery(query)
+		streams := w.Header().Get("Content-Type") == "text/event-stream"
+		if streams && !values.Has("watch") || values.Has("wait") && streams || w.Code != 200 && w.Code != 400 && w.Code != 500 {
+			t.Errorf("query %q: status %d, %s: %s", query, w.Code, w.Header().Get("Content-Type"), w.Body)
+		}
+	})
+}
