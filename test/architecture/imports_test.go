@@ -60,6 +60,7 @@ var leaves = map[string][]string{
 	"pkg/component":    {"pkg/secret", "pkg/scope"},
 	"pkg/identity":     {"pkg/secret", "pkg/scope", "pkg/providers"},
 	"pkg/rotation":     {},
+	"pkg/watch":        {"pkg/secret", "pkg/scope", "pkg/providers", "pkg/resolve"},
 	"pkg/origin":       {"pkg/scope"},
 	"pkg/netns":        {},
 	"pkg/cri":          {},

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	runtimev1pb "github.com/dapr/dapr/pkg/proto/runtime/v1"
@@ -211,6 +212,10 @@ func (w *world) testHTTP(t *testing.T) {
 		{"nothing by that prefix either", "/v1.0/secrets/environment/bulk", token, "{}"},
 		{"metadata", "/v1.0/metadata", token, "keywell.closedStore.setting"},
 		{"no route", "/v1.0/state/x", token, "404"},
+		{"watching what is denied", "/v1.0/secrets/file/internal?watch", token, "ERR_PERMISSION_DENIED"},
+		{"waiting for too long", "/v1.0/secrets/file/db?wait=9h", token, "ERR_MALFORMED_REQUEST"},
+		{"configuration that is denied", "/v1.0/configuration/file?key=internal", token, "ERR_PERMISSION_DENIED"},
+		{"configuration updates", "/v1.0/configuration/file/subscribe?key=db", token, "ERR_APP_CHANNEL_NIL"},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			answer := w.get(r.path, r.token)
@@ -335,10 +340,23 @@ func (w *world) testBadFiles(t *testing.T) {
 
 func (w *world) testRotation(t *testing.T) {
 	password := w.plant("rotated value")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, "dapr-api-token", string(w.planted["API token"]))
+	stream, err := runtimev1pb.NewDaprClient(w.dial(t, "dapr-leak-grpc.socket")).SubscribeConfiguration(ctx,
+		&runtimev1pb.SubscribeConfigurationRequest{StoreName: "file", Keys: []string{"db"}})
+	if err == nil {
+		_, err = stream.Recv() // the subscription's id
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.write("secrets.json", strings.Replace(w.secrets, string(w.planted["value of a file"]), password, 1))
 	w.until("the API has the new value", func() bool {
 		return strings.Contains(w.get("/v1.0/secrets/file/db", string(w.planted["API token"])), password)
 	})
+	update, err := stream.Recv()
+	w.contains(t, fmt.Sprint(update, err), password) // the control: a subscriber is told
 	if w.volumes {
 		w.until("the volume has the new value", func() bool { return string(w.read("v/good/db/password")) == password })
 	}

@@ -42,6 +42,7 @@ spec:
     - {storeName: single, deniedSecrets: [forbidden]}
 `
 	secrets = `{"plain": "s3cret", "with/slash": "slashed", "nested": {"a": {"b": "deep"}}, "forbidden": "no", "unicode": "gr\u00fc\u00df <&>"}`
+	rotates = `{"password": %q, "db": {"user": "u", "password": %[1]q}}`
 	multi   = `{"db": {"user": "u", "password": "p"}, "one": "1"}`
 	token   = "api-token"
 )
@@ -67,8 +68,10 @@ func start(t *testing.T) *agent {
 	}
 	a.write(t, "single.json", secrets)
 	a.write(t, "multi.json", multi)
+	a.rotate(t, "1")
 	a.write(t, "resources/single.yaml", fmt.Sprintf(store, "single", filepath.Join(a.dir, "single.json"), false))
 	a.write(t, "resources/multi.yaml", fmt.Sprintf(store, "multi", filepath.Join(a.dir, "multi.json"), true))
+	a.write(t, "resources/rotating.yaml", fmt.Sprintf(store, "rotating", filepath.Join(a.dir, "rotating.json"), true))
 	a.write(t, "resources/environment.yaml", environment)
 	a.write(t, "config.yaml", scopes)
 
@@ -103,6 +106,12 @@ func (a *agent) write(t *testing.T, name, content string) {
 	if err := os.WriteFile(filepath.Join(a.dir, name), []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// rotate gives all secrets of the store rotating another password.
+func (a *agent) rotate(t *testing.T, password string) {
+	t.Helper()
+	a.write(t, "rotating.json", fmt.Sprintf(rotates, password))
 }
 
 // wait polls the health route, as the SDKs do.

@@ -112,11 +112,12 @@ func TestGoSDK(t *testing.T) {
 		for _, c := range m.RegisteredComponents {
 			types[c.Name] = c.Type
 		}
-		want := map[string]string{"single": "secretstores.local.file", "multi": "secretstores.local.file", "environment": "secretstores.local.env"}
+		want := map[string]string{"single": "secretstores.local.file", "multi": "secretstores.local.file", "rotating": "secretstores.local.file", "environment": "secretstores.local.env"}
 		if diff := cmp.Diff(want, types); diff != "" {
 			t.Errorf("components (-want +got):\n%s", diff)
 		}
 	})
+	t.Run("configuration", func(t *testing.T) { testConfiguration(ctx, t, a, client) })
 	t.Run("a wrong token", func(t *testing.T) {
 		t.Setenv("DAPR_API_TOKEN", "wrong")
 		other, err := dapr.NewClientWithAddress(a.grpc)
@@ -128,6 +129,43 @@ func TestGoSDK(t *testing.T) {
 			t.Errorf("error = %v, want Unauthenticated", err)
 		}
 	})
+}
+
+// testConfiguration has the SDK's subscription deliver a rotation.
+func testConfiguration(ctx context.Context, t *testing.T, a *agent, client dapr.Client) {
+	const db1, db2 = `{"password":"1","user":"u"}`, `{"password":"2","user":"u"}`
+	items, err := client.GetConfigurationItems(ctx, "rotating", []string{"password", "db", "missing"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(items) != 2 || items["password"].Value != "1" || items["db"].Value != db1 {
+		t.Errorf("items: %v", items)
+	}
+	updates := make(chan map[string]*dapr.ConfigurationItem, 10)
+	id, err := client.SubscribeConfigurationItems(ctx, "rotating", []string{"password", "db"}, func(_ string, items map[string]*dapr.ConfigurationItem) {
+		updates <- items
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.rotate(t, "2")
+	got := map[string]string{}
+	for len(got) < 2 {
+		select {
+		case items := <-updates:
+			for name, it := range items {
+				got[name] = it.Value
+			}
+		case <-ctx.Done():
+			t.Fatalf("only %v came", got)
+		}
+	}
+	if diff := cmp.Diff(map[string]string{"password": "2", "db": db2}, got); diff != "" {
+		t.Errorf("updates (-want +got):\n%s", diff)
+	}
+	if err := client.UnsubscribeConfigurationItems(ctx, "rotating", id); err != nil {
+		t.Error(err)
+	}
 }
 
 // reason returns the reason of the status's ErrorInfo, or "".

@@ -17,13 +17,14 @@ func TestJSSDK(t *testing.T) {
 		t.Skip("the JS SDK is not installed: run npm ci in test/sdk/js")
 	}
 	a := start(t)
+	rotating := filepath.Join(a.dir, "rotating.json")
 	for protocol, address := range map[string]string{"http": a.http, "grpc": a.grpc} {
 		t.Run(protocol, func(t *testing.T) {
 			host, port, err := net.SplitHostPort(address)
 			if err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.CommandContext(t.Context(), "node", "secrets.mjs", protocol, host, port)
+			cmd := exec.CommandContext(t.Context(), "node", "secrets.mjs", protocol, host, port, rotating)
 			cmd.Dir = "js"
 			cmd.Env = append(os.Environ(), "DAPR_API_TOKEN="+token)
 			out, err := cmd.CombinedOutput()
