@@ -8,6 +8,7 @@ import (
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/aws"
 	"github.com/keywell/keywell/pkg/providers/azure"
+	"github.com/keywell/keywell/pkg/providers/gcp"
 	"github.com/keywell/keywell/pkg/providers/kubernetes"
 	"github.com/keywell/keywell/pkg/providers/localenv"
 	"github.com/keywell/keywell/pkg/providers/localfile"
@@ -20,6 +21,7 @@ func Drivers() []providers.Driver {
 		aws.ParameterStore(),
 		aws.SecretsManager(),
 		azure.Driver(),
+		gcp.Driver(),
 		vault.Driver(),
 		kubernetes.Driver(),
 		localenv.Driver(),
