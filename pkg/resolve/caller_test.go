@@ -1,7 +1,12 @@
 package resolve_test
 
 import (
+	"context"
+	"errors"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -21,6 +26,49 @@ func TestCaller(t *testing.T) {
 			t.Errorf("PerIdentity %t, mismatch (-want +got):\n%s", perIdentity, diff)
 		}
 	}
+}
+
+// TestReaderWithoutToken: that one reader of a service account has no token, as after a restart of the agent, is no
+// matter of others who have, and says nothing about what is cached.
+func TestReaderWithoutToken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var asked atomic.Int64
+		f := newFixture(t, resolve.Settings{})
+		f.Install(resolve.Store{Name: "s", Settings: resolve.Settings{PerIdentity: true}, Provider: fetchFunc(func(_ context.Context, q providers.Query) (providers.Payload, error) {
+			asked.Add(1)
+			<-time.After(time.Second)
+			if q.Tokens == nil {
+				return providers.Payload{}, providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
+			}
+			return one("1"), nil
+		})})
+		without, with := read(t, "a"), read(t, "a")
+		with.Tokens = tokens{of: "alice"}
+
+		first := start(t.Context(), f.Resolver, without)
+		synctest.Wait()
+		joined := []<-chan outcome{start(t.Context(), f.Resolver, with), start(t.Context(), f.Resolver, with)}
+		if got := <-first; !errors.Is(got.err, providers.ErrNoTokens) {
+			t.Errorf("the reader without a token got %q, %v", got.value(), got.err)
+		}
+		for _, reader := range joined {
+			if got := <-reader; got.err != nil || got.value() != "1" {
+				t.Errorf("a reader with a token got %q, %v", got.value(), got.err)
+			}
+		}
+		if n := asked.Load(); n != 2 {
+			t.Errorf("the store was asked %d times, want 2", n)
+		}
+
+		fresh := without
+		fresh.Fresh = true
+		if _, err := f.Resolve(t.Context(), fresh); !errors.Is(err, providers.ErrNoTokens) {
+			t.Errorf("a fresh read without a token: %v", err)
+		}
+		if res, err := f.Resolve(t.Context(), with); err != nil || res.Stale || asked.Load() != 3 {
+			t.Errorf("what was cached is gone: %v, stale %t, the store was asked %d times", err, res.Stale, asked.Load())
+		}
+	})
 }
 
 // TestStoreThatIsStillOpenAsTheAgent: where the policy leaves the decision to the store, the agent's own rights must not

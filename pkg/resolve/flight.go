@@ -167,8 +167,8 @@ func (in *installation) invoke(ctx context.Context, k key, q providers.Query) (r
 }
 
 // land keeps what the flight brought, announces a change and wakes the readers, in this order. Refusals replace what was
-// cached: a secret that was deleted or withdrawn is never served as stale. Invalid only removes it. Any other failure
-// leaves it as the last good answer.
+// cached: a secret that was deleted or withdrawn is never served as stale. Invalid only removes it, unless the reader just
+// had no token to ask with. Any other failure leaves it as the last good answer.
 func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	var changed, warn bool
 	in.mu.Lock()
@@ -179,6 +179,7 @@ func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 		if changed || lost {
 			in.advance()
 		}
+	case errors.Is(err, providers.ErrNoTokens):
 	case !passing(err.Kind):
 		if changed = in.cache.drop(f.key); changed {
 			in.advance()

@@ -122,7 +122,8 @@ func (in *installation) read(ctx context.Context, req *Request, list bool, now t
 		return cachedReply(a)
 	}
 	f := in.flights[k]
-	if f == nil || !f.joinable(req.Fresh) {
+	joined := f != nil && f.joinable(req.Fresh)
+	if !joined {
 		if refusal := in.limits.refusal(now); refusal != nil {
 			in.mu.Unlock()
 			return in.fallback(k, req, in.fail(k.Name, refusal), now)
@@ -130,7 +131,11 @@ func (in *installation) read(ctx context.Context, req *Request, list bool, now t
 		f = in.launch(ctx, k, req, f)
 	}
 	in.mu.Unlock()
-	return in.await(ctx, f, req)
+	rep, err := in.await(ctx, f, req)
+	if joined && req.Tokens != nil && errors.Is(err, providers.ErrNoTokens) {
+		return in.read(ctx, req, list, time.Now()) // it was another reader's flight, which had no token
+	}
+	return rep, err
 }
 
 // cached answers from the cache with content, or reports false.

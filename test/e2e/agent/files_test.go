@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestFiles reads a Kubernetes Secret in pods of every kind of reader.
@@ -126,6 +128,46 @@ func TestDenied(t *testing.T) {
 	apply(t, mayRead(ns, "app", "db"))
 	measured(t, "pod pending for want of a Role, from Role to ready", "%s", seconds(p.waitReady(t)))
 	p.wantFile(t, "db/password", "canary-7f3a")
+}
+
+// TestSecretGone deletes a Secret under a running pod: the file stays, the pod's owner is told once and not at every
+// attempt, the volume counts as abnormal, and all is well when the Secret is back.
+func TestSecretGone(t *testing.T) {
+	install(t, defaults())
+	ns := newNamespace(t, "gone")
+	apply(t, reader(ns, "app")+mayRead(ns, "app", "db")+secretOf(ns, "db", map[string]string{"password": "before"}))
+	p := appPod(ns, "app")
+	p.attributes["refreshInterval"] = "1s"
+	p.start(t)
+	file := p.directory(t) + "/db/password"
+
+	kubectl(t, "delete", "secret", "db", "--namespace", ns)
+	abnormal := func(want float64) func() error {
+		return func() error {
+			if got := sum(agentMetrics(t), "keywell_volume_abnormal"); got != want {
+				return fmt.Errorf("%v volumes are abnormal, want %v", got, want)
+			}
+			return nil
+		}
+	}
+	eventually(t, patience, abnormal(1))
+	failures := func() float64 { return sum(agentMetrics(t), "keywell_volume_rotations_total", `result="failed"`) }
+	attempts := failures() + 4
+	eventually(t, patience, func() error {
+		if got := failures(); got < attempts {
+			return fmt.Errorf("%v rotations failed, want %v", got, attempts)
+		}
+		return nil
+	})
+	waitFile(t, 0, file, "before")
+	events := strings.Fields(kubectl(t, "get", "events", "--namespace", ns, "-o", `jsonpath={range .items[?(@.source.component=="keywell")]}{.reason}{"\n"}{end}`))
+	if diff := cmp.Diff([]string{"SecretNotFound"}, events); diff != "" {
+		t.Errorf("what the pod's owner is told after several attempts (-want +got):\n%s", diff)
+	}
+
+	apply(t, secretOf(ns, "db", map[string]string{"password": "after"}))
+	waitFile(t, patience, file, "after")
+	eventually(t, patience, abnormal(0))
 }
 
 // failedMount waits until kubectl describe says why the pod has no volume, and returns that line.

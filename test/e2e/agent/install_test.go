@@ -45,25 +45,40 @@ var installed string // the values that Keywell is installed with, as JSON; "" i
 func install(t *testing.T, v values) {
 	t.Helper()
 	needRoot(t)
+	first, began := installed == "", time.Now()
+	if !helmUpgrade(t, v) {
+		return
+	}
+	waitInstalled(t)
+	if first {
+		measured(t, "helm install to agent ready and driver registered", "%s", seconds(time.Since(began)))
+	}
+}
+
+// helmUpgrade installs Keywell with these values, or changes to them, and does not wait. It returns false if there is
+// nothing to change.
+func helmUpgrade(t *testing.T, v values) bool {
+	t.Helper()
 	want, err := json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if installed == string(want) {
-		return
+		return false
 	}
 	file := filepath.Join(t.TempDir(), "values.json")
 	if err := os.WriteFile(file, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	helm(t, "upgrade", "--install", "keywell", "../../../charts/keywell", "--namespace", keywellNamespace, "--create-namespace", "-f", file)
+	installed = string(want)
+	return true
+}
+
+func waitInstalled(t *testing.T) {
+	t.Helper()
 	waitRollout(t)
 	eventually(t, 10*time.Second, registered(t))
-	if installed == "" {
-		measured(t, "helm install to agent ready and driver registered", "%s", seconds(time.Since(began)))
-	}
-	installed = string(want)
 }
 
 func uninstall(t *testing.T) {

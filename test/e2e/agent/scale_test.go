@@ -47,7 +47,7 @@ func (d deployment) scale(t *testing.T, replicas int) time.Duration {
 
 // TestManyPods starts 100 pods together, counts how often their one secret is read, and what the agent needs meanwhile.
 func TestManyPods(t *testing.T) {
-	const refresh = 10 * time.Second
+	const refresh = 5 * time.Second
 	install(t, defaults())
 	ns := newNamespace(t, "many")
 	apply(t, reader(ns, "app")+mayRead(ns, "app", "db")+secretOf(ns, "db", map[string]string{"password": "p"}))

@@ -96,33 +96,68 @@ func onNode(t *testing.T, script string) string {
 	return string(out)
 }
 
-// TestAgentKilled kills the agent's process, and then has its pod replaced, while a Secret changes.
+// comers are a pod that starts and one that ends while something happens to the agent.
+type comers struct{ starts, ends pod }
+
+// newComers makes the pod that will end.
+func newComers(t *testing.T, s survivor, name string) comers {
+	t.Helper()
+	c := comers{starts: appPod(s.namespace, name+"-starts"), ends: appPod(s.namespace, name+"-ends")}
+	c.ends.start(t)
+	return c
+}
+
+func (c comers) goAhead(t *testing.T) {
+	t.Helper()
+	c.ends.deleteLater(t)
+	apply(t, c.starts.manifest())
+}
+
+func (c comers) wantDone(t *testing.T, value string) {
+	t.Helper()
+	c.ends.waitGone(t)
+	c.starts.waitReady(t)
+	c.starts.wantFile(t, "db/password", value)
+	c.starts.delete(t)
+}
+
+// TestAgentKilled kills the agent's process, and then has its pod replaced, while a Secret changes and pods start and end.
 func TestAgentKilled(t *testing.T) {
 	install(t, defaults())
 	s := newSurvivor(t, newNamespace(t, "agent-killed"))
+	killed := newComers(t, s, "killed")
 	began := time.Now()
 	onNode(t, "kill -9 $(pidof agent)")
+	killed.goAhead(t)
 	setField(t, s.namespace, "db", "password", "meanwhile")
 	s.wantIntact(t, "before")
 	waitFile(t, patience, s.file, "meanwhile")
 	measured(t, "agent killed: until a change of that moment is in the file", "%s", seconds(time.Since(began)))
+	killed.wantDone(t, "meanwhile")
 	s.wantAlive(t, "killed")
 
+	replaced := newComers(t, s, "replaced")
 	kubectl(t, "delete", "pods", "--namespace", keywellNamespace, "--selector", "app.kubernetes.io/name=keywell", "--force", "--grace-period=0")
+	replaced.goAhead(t)
 	s.wantIntact(t, "killed")
 	waitRollout(t)
+	replaced.wantDone(t, "killed")
 	s.wantAlive(t, "replaced")
 	s.wantNoWarning(t)
 }
 
-// TestUpgrade changes a value while a pod runs.
+// TestUpgrade changes a value while pods run, start and end.
 func TestUpgrade(t *testing.T) {
 	install(t, defaults())
 	s := newSurvivor(t, newNamespace(t, "upgrade"))
+	upgraded := newComers(t, s, "upgraded")
 	began := time.Now()
-	install(t, defaults().with("log", values{"level": "debug"}))
+	helmUpgrade(t, defaults().with("log", values{"level": "debug"}))
+	upgraded.goAhead(t)
+	waitInstalled(t)
 	measured(t, "helm upgrade that replaces the agent", "%s", seconds(time.Since(began)))
 	s.wantIntact(t, "before")
+	upgraded.wantDone(t, "before")
 	s.wantAlive(t, "upgraded")
 	s.wantNoWarning(t)
 }
@@ -166,7 +201,7 @@ func TestKubeletRestart(t *testing.T) {
 	s.wantAlive(t, "restarted")
 }
 
-// TestAPIServerGone has the API server refuse connections for half a minute.
+// TestAPIServerGone has the API server refuse connections for a minute.
 func TestAPIServerGone(t *testing.T) {
 	install(t, defaults())
 	s := newSurvivor(t, newNamespace(t, "api-gone"))
@@ -175,7 +210,7 @@ func TestAPIServerGone(t *testing.T) {
 	back := func() { _ = node.NodeCommand(t.Context(), "sh", "-c", "iptables -D "+rule).Run() }
 	defer back()
 
-	over := time.After(30 * time.Second)
+	over := time.After(time.Minute)
 	for gone := true; gone; {
 		select {
 		case <-over:
@@ -195,7 +230,7 @@ func TestAPIServerGone(t *testing.T) {
 	})
 	setField(t, s.namespace, "db", "password", "back")
 	waitFile(t, patience, s.file, "back")
-	measured(t, "API server away for 30 s: until a change after that is in the file", "%s", seconds(time.Since(began)))
+	measured(t, "API server away for a minute: until a change after that is in the file", "%s", seconds(time.Since(began)))
 	s.wantAlive(t, "recovered")
 }
 
