@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/keywell/keywell/pkg/secret"
 )
 
 var (
@@ -22,17 +19,7 @@ var (
 // TestMetricsAreDocumented compares the metrics that an agent registers, with their labels, with the tables of
 // docs/operations.md.
 func TestMetricsAreDocumented(t *testing.T) {
-	dir := t.TempDir()
-	kubeconfig := filepath.Join(dir, "kubeconfig")
-	if err := os.WriteFile(kubeconfig, []byte("clusters: [{name: c, cluster: {server: 'http://localhost:1'}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := &runFlags{nodeID: "test", stateDir: dir, csiSocket: filepath.Join(dir, "csi.sock"), roots: list{dir}, maxVolume: 1, maxNode: 1}
-	r.kubernetes = kubernetesFlags{enabled: true, kubeconfig: kubeconfig, node: "test", registry: dir, runtime: filepath.Join(dir, "cri.sock")}
-	a, err := newAgent(r, secret.Value{}, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := onNode(t)
 	described := make(chan *prometheus.Desc)
 	go func() {
 		a.registry.Describe(described)
