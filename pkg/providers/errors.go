@@ -34,6 +34,10 @@ func (k Kind) String() string {
 // Invalid.
 var ErrNoTokens = errors.New("the store reads with the pod's own token, and this read brings none")
 
+// ErrBadToken is the cause of the error of a store that refuses the token itself which a read brings, whatever its
+// owner's rights, because it has expired or its pod is gone. Its kind is Denied.
+var ErrBadToken = errors.New("the pod's token is not accepted")
+
 // Error is a failure of a store. A driver sets Kind, Err and, where the store told it, RetryAfter; the resolver adds
 // Store and Name. Err's text reaches callers of the API: it never holds secret bytes, a token or a response body.
 type Error struct {

@@ -28,47 +28,54 @@ func TestCaller(t *testing.T) {
 	}
 }
 
-// TestReaderWithoutToken: that one reader of a service account has no token, as after a restart of the agent, is no
-// matter of others who have, and says nothing about what is cached.
-func TestReaderWithoutToken(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		var asked atomic.Int64
-		f := newFixture(t, resolve.Settings{})
-		f.Install(resolve.Store{Name: "s", Settings: resolve.Settings{PerIdentity: true}, Provider: fetchFunc(func(_ context.Context, q providers.Query) (providers.Payload, error) {
-			asked.Add(1)
-			<-time.After(time.Second)
-			if q.Tokens == nil {
-				return providers.Payload{}, providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
-			}
-			return one("1"), nil
-		})})
-		without, with := read(t, "a"), read(t, "a")
-		with.Tokens = tokens{of: "alice"}
+// TestTokenOfOneReader: that one reader of a service account has no token, as after a restart of the agent, or one that is
+// not good any more, as of a pod that ends, is no matter of others, and says nothing about what is cached.
+func TestTokenOfOneReader(t *testing.T) {
+	for name, failure := range map[string]*providers.Error{
+		"none":     providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens),
+		"not good": providers.Errorf(providers.Denied, "%w", providers.ErrBadToken),
+	} {
+		t.Run(name, func(t *testing.T) { bubble(t, func(t *testing.T) { testTokenOfOneReader(t, failure) }) })
+	}
+}
 
-		first := start(t.Context(), f.Resolver, without)
-		synctest.Wait()
-		joined := []<-chan outcome{start(t.Context(), f.Resolver, with), start(t.Context(), f.Resolver, with)}
-		if got := <-first; !errors.Is(got.err, providers.ErrNoTokens) {
-			t.Errorf("the reader without a token got %q, %v", got.value(), got.err)
+func testTokenOfOneReader(t *testing.T, failure *providers.Error) {
+	var asked atomic.Int64
+	f := newFixture(t, resolve.Settings{})
+	f.Install(resolve.Store{Name: "s", Settings: resolve.Settings{PerIdentity: true}, Provider: fetchFunc(func(_ context.Context, q providers.Query) (providers.Payload, error) {
+		asked.Add(1)
+		<-time.After(time.Second)
+		if q.Tokens != (tokens{of: "good"}) {
+			return providers.Payload{}, failure
 		}
-		for _, reader := range joined {
-			if got := <-reader; got.err != nil || got.value() != "1" {
-				t.Errorf("a reader with a token got %q, %v", got.value(), got.err)
-			}
-		}
-		if n := asked.Load(); n != 2 {
-			t.Errorf("the store was asked %d times, want 2", n)
-		}
+		return one("1"), nil
+	})})
+	bad, good := read(t, "a"), read(t, "a")
+	good.Tokens = tokens{of: "good"}
 
-		fresh := without
-		fresh.Fresh = true
-		if _, err := f.Resolve(t.Context(), fresh); !errors.Is(err, providers.ErrNoTokens) {
-			t.Errorf("a fresh read without a token: %v", err)
+	first := start(t.Context(), f.Resolver, bad)
+	synctest.Wait()
+	joined := []<-chan outcome{start(t.Context(), f.Resolver, good), start(t.Context(), f.Resolver, good)}
+	if got := <-first; !errors.Is(got.err, failure.Err) {
+		t.Errorf("the reader with a bad token got %q, %v", got.value(), got.err)
+	}
+	for _, reader := range joined {
+		if got := <-reader; got.err != nil || got.value() != "1" {
+			t.Errorf("a reader with a good token got %q, %v", got.value(), got.err)
 		}
-		if res, err := f.Resolve(t.Context(), with); err != nil || res.Stale || asked.Load() != 3 {
-			t.Errorf("what was cached is gone: %v, stale %t, the store was asked %d times", err, res.Stale, asked.Load())
-		}
-	})
+	}
+	if n := asked.Load(); n != 2 {
+		t.Errorf("the store was asked %d times, want 2", n)
+	}
+
+	fresh := bad
+	fresh.Fresh = true
+	if _, err := f.Resolve(t.Context(), fresh); !errors.Is(err, failure.Err) {
+		t.Errorf("a fresh read with a bad token: %v", err)
+	}
+	if res, err := f.Resolve(t.Context(), good); err != nil || res.Stale || asked.Load() != 3 {
+		t.Errorf("what was cached is gone: %v, stale %t, the store was asked %d times", err, res.Stale, asked.Load())
+	}
 }
 
 // TestStoreThatIsStillOpenAsTheAgent: where the policy leaves the decision to the store, the agent's own rights must not

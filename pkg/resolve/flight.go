@@ -140,7 +140,7 @@ func (in *installation) call(ctx context.Context, f *flight, q providers.Query, 
 		return f.known.confirmed(resp.payload, begun), nil
 	case failure == nil:
 		return &answer{payload: resp.payload, names: resp.names, digest: in.digests.of(resp.payload.Fields), fetched: begun, transferred: begun}, nil
-	case failure.Kind == providers.NotFound || failure.Kind == providers.Denied:
+	case !aboutReader(failure) && (failure.Kind == providers.NotFound || failure.Kind == providers.Denied):
 		return &answer{refusal: failure, fetched: begun}, nil
 	default:
 		return nil, failure
@@ -167,8 +167,8 @@ func (in *installation) invoke(ctx context.Context, k key, q providers.Query) (r
 }
 
 // land keeps what the flight brought, announces a change and wakes the readers, in this order. Refusals replace what was
-// cached: a secret that was deleted or withdrawn is never served as stale. Invalid only removes it, unless the reader just
-// had no token to ask with. Any other failure leaves it as the last good answer.
+// cached: a secret that was deleted or withdrawn is never served as stale. Invalid only removes it. Any other failure,
+// and one that is about the reader, leaves it.
 func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	var changed, warn bool
 	in.mu.Lock()
@@ -179,7 +179,7 @@ func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 		if changed || lost {
 			in.advance()
 		}
-	case errors.Is(err, providers.ErrNoTokens):
+	case aboutReader(err):
 	case !passing(err.Kind):
 		if changed = in.cache.drop(f.key); changed {
 			in.advance()
@@ -202,6 +202,12 @@ func (in *installation) land(f *flight, a *answer, err *providers.Error) {
 	}
 	f.answer, f.err = a, err
 	close(f.done)
+}
+
+// aboutReader tells whether a failure is about the token of the one reader whose flight it was. It says nothing about the
+// secret then, nor about other readers: pods of one service account share answers, and one of them may be ending.
+func aboutReader(err error) bool {
+	return errors.Is(err, providers.ErrNoTokens) || errors.Is(err, providers.ErrBadToken)
 }
 
 // pause waits for d and reports false if ctx ends first.

@@ -132,8 +132,8 @@ func (in *installation) read(ctx context.Context, req *Request, list bool, now t
 	}
 	in.mu.Unlock()
 	rep, err := in.await(ctx, f, req)
-	if joined && req.Tokens != nil && errors.Is(err, providers.ErrNoTokens) {
-		return in.read(ctx, req, list, time.Now()) // it was another reader's flight, which had no token
+	if joined && req.Tokens != nil && aboutReader(err) {
+		return in.read(ctx, req, list, time.Now()) // it was another reader's flight
 	}
 	return rep, err
 }

@@ -2,7 +2,6 @@ package kubernetes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -11,7 +10,7 @@ import (
 	"github.com/keywell/keywell/pkg/providers"
 )
 
-var errBadToken = errors.New("the API server does not accept the pod's token: it has expired, or the pod is gone")
+var errBadToken = fmt.Errorf("%w by the API server: it has expired, or the pod is gone", providers.ErrBadToken)
 
 // missing is Dapr's text for a secret that is not there, which is the API server's.
 func missing(name string) *providers.Error {
@@ -61,7 +60,7 @@ func (r request) act() string {
 // noToken maps the error of a token source. An expired token is the pod's fault, not the store's; see refusal.
 func noToken(err error) error {
 	if providers.KindOf(err) == providers.Unavailable {
-		return providers.Errorf(providers.Denied, "%w", err)
+		return providers.Errorf(providers.Denied, "%w: %w", providers.ErrBadToken, err)
 	}
 	return err
 }

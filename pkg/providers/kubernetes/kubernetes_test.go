@@ -45,7 +45,7 @@ func TestErrors(t *testing.T) {
 		"no pod":                    {with(func(q *providers.Query) { q.Tokens = nil }), providers.Invalid, "brings none"},
 		"audience is not asked for": {with(func(q *providers.Query) { q.Tokens = failing(providers.Invalid) }), providers.Invalid, "no token today"},
 		"expired before it is sent": {with(func(q *providers.Query) { q.Tokens = failing(providers.Unavailable) }), providers.Denied, "no token today"},
-		"not accepted":              {with(func(q *providers.Query) { q.Tokens = token("of-a-deleted-pod") }), providers.Denied, "does not accept the pod's token"},
+		"not accepted":              {with(func(q *providers.Query) { q.Tokens = token("of-a-deleted-pod") }), providers.Denied, "the pod's token is not accepted by the API server"},
 		"no right": {with(func(q *providers.Query) { q.Namespace = "bank" }), providers.Denied,
 			`service account shop/alice may not get secrets "db": grant it that verb with a Role and a RoleBinding in namespace "bank"`},
 	} {
