@@ -145,6 +145,8 @@ func (c *cluster) notReady() []string {
 // tell shows the owner of a pod what a rotation of its volume did, unless it did nothing.
 func (c *cluster) tell(id scope.Identity, changed bool, err error) {
 	switch {
+	case errors.Is(err, providers.ErrBadToken) && !c.stays(id.PodUID):
+		// A pod's token ends with it, and its volume a little later.
 	case err != nil:
 		c.events.Emit(kube.Event{Pod: id, Reason: reason(err), Message: "files are kept as they are: " + err.Error()})
 	case changed:
@@ -155,6 +157,12 @@ func (c *cluster) tell(id scope.Identity, changed bool, err error) {
 // refuse tells the owner of a pod that it can't have the API on localhost.
 func (c *cluster) refuse(r localhost.Refusal) {
 	c.events.Emit(kube.Event{Pod: r.Pod, Reason: kube.NoLocalhost, Message: "no secrets API on localhost: " + r.Message})
+}
+
+// stays tells whether a pod is there and nobody has deleted it.
+func (c *cluster) stays(podUID string) bool {
+	pod, known := c.pods.Get(podUID)
+	return known && !pod.Deleting
 }
 
 // reason classifies why a volume could not be rotated.
