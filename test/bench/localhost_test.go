@@ -117,7 +117,7 @@ func TestListeners(t *testing.T) {
 func usage(t *testing.T) (goroutines, descriptors, resident int) {
 	t.Helper()
 	debug.FreeOSMemory()
-	sizes, err := (&process{pid: os.Getpid()}).memory()
+	sizes, err := memoryOf(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func reportMemory(t *testing.T) []row {
 // memoryRows shows what the process takes with the volumes that it has now.
 func memoryRows(t *testing.T, p *process, volumes []string) []row {
 	t.Helper()
-	sizes, err := p.memory()
+	sizes, err := memoryOf(p.PID())
 	if err != nil {
 		t.Fatal(err)
 	}

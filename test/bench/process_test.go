@@ -2,7 +2,6 @@ package bench_test
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,11 +15,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/internal/agenttest"
 )
 
 // process is a server under measurement, in a process of its own.
 type process struct {
-	pid                 int
+	*agenttest.Process
 	http, grpc, metrics string // host:port
 	csi                 string // socket; empty: none
 	dir                 string
@@ -34,7 +35,7 @@ func startAgent(t *testing.T, audit string, volumes bool) *process {
 	if binary == "" {
 		t.Skip(agentVariable + " does not name the agent's binary; make bench sets it")
 	}
-	p := &process{dir: t.TempDir(), http: freeAddress(t), grpc: freeAddress(t), metrics: freeAddress(t)}
+	p := &process{dir: t.TempDir(), http: agenttest.FreeAddress(t), grpc: agenttest.FreeAddress(t), metrics: agenttest.FreeAddress(t)}
 	if volumes {
 		p.dir = scratch(t)
 		p.csi = filepath.Join(p.dir, "csi.sock")
@@ -46,64 +47,21 @@ func startAgent(t *testing.T, audit string, volumes bool) *process {
 	p.run(t, exec.Command(binary, "run", "--app-id", "bench", "--resources-path", filepath.Join(p.dir, "resources"),
 		"--http-address", p.http, "--grpc-address", p.grpc, "--metrics-address", p.metrics, "--audit-log", audit,
 		"--csi-socket", p.csi, "--state-dir", p.dir, "--target-root", filepath.Join(p.dir, "volumes")))
-	p.await(t)
 	return p
 }
 
-// run starts cmd and ends it with the test.
+// run starts cmd, ends it with the test, and waits until it answers.
 func (p *process) run(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(p.dir, "process.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = log, log
 	// One thread that runs Go code, so that what is measured is work, and not idle threads looking for some.
 	cmd.Env = append(os.Environ(), append(cmd.Env, "GOMAXPROCS=1")...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p.pid = cmd.Process.Pid
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s did not end cleanly: %v", filepath.Base(cmd.Path), err)
-		}
-		if t.Failed() {
-			b, _ := os.ReadFile(log.Name())
-			t.Logf("log of %s:\n%s", filepath.Base(cmd.Path), b)
-		}
-		_ = log.Close()
-	})
-}
-
-// await waits until the process answers.
-func (p *process) await(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if p.answers() {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("a server did not become ready in 10 s")
-		}
-	}
+	p.Process = agenttest.Start(t, cmd, filepath.Join(p.dir, "process.log"))
+	p.Until("it answers", p.answers)
 }
 
 // answers tells whether every address is served.
 func (p *process) answers() bool {
-	resp, err := http.Get("http://" + p.http + "/v1.0/healthz")
-	if err != nil {
-		return false
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
+	if !agenttest.Healthy(http.DefaultClient, "http://"+p.http) {
 		return false
 	}
 	for _, address := range []string{p.grpc, p.metrics} {
@@ -121,8 +79,8 @@ func (p *process) answers() bool {
 func (p *process) cpuTime() (time.Duration, error) {
 	const schedulerClock = 2 // CPUCLOCK_SCHED of linux/posix-timers.h
 	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^p.pid<<3|schedulerClock), &ts); err != nil {
-		return 0, fmt.Errorf("read the processor time of process %d: %w", p.pid, err)
+	if err := unix.ClockGettime(int32(^p.PID()<<3|schedulerClock), &ts); err != nil {
+		return 0, fmt.Errorf("read the processor time of process %d: %w", p.PID(), err)
 	}
 	return time.Duration(ts.Nano()), nil
 }
@@ -152,9 +110,9 @@ func (p *process) scrape(names ...string) ([]float64, error) {
 	return values, nil
 }
 
-// memory returns what /proc/PID/status says of the process's memory, in KiB.
-func (p *process) memory() (map[string]int, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
+// memoryOf returns what /proc/PID/status says of a process's memory, in KiB.
+func memoryOf(pid int) (map[string]int, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return nil, err
 	}
@@ -166,15 +124,4 @@ func (p *process) memory() (map[string]int, error) {
 		}
 	}
 	return sizes, nil
-}
-
-// freeAddress returns a loopback address that was free a moment ago.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

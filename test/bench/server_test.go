@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/keywell/keywell/internal/agenttest"
 )
 
 // The floor of the API is a server that knows nothing but the answers: this test binary, run again. It has the agent's
@@ -55,7 +57,7 @@ type grpcAnswer struct {
 // startFloor runs a floor server until the test ends.
 func startFloor(t *testing.T, a *answers) *process {
 	t.Helper()
-	p := &process{dir: t.TempDir(), http: freeAddress(t), grpc: freeAddress(t), metrics: freeAddress(t)}
+	p := &process{dir: t.TempDir(), http: agenttest.FreeAddress(t), grpc: agenttest.FreeAddress(t), metrics: agenttest.FreeAddress(t)}
 	content, err := json.Marshal(a)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +73,6 @@ func startFloor(t *testing.T, a *answers) *process {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = []string{floorVariable + "=" + file, addressVariable + "=" + string(addresses)}
 	p.run(t, cmd)
-	p.await(t)
 	return p
 }
 

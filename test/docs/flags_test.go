@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/keywell/keywell/internal/agenttest"
 )
 
 var update = flag.Bool("update", false, "rewrite the tables of flags in docs/operations.md")
@@ -35,9 +37,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "agent")
-	if out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", binary, "github.com/keywell/keywell/cmd/agent").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the agent: %v\n%s", err, out)
+	if binary, err = agenttest.Build(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/keywell/keywell/internal/agenttest"
 	"github.com/keywell/keywell/internal/docpage"
 )
 
@@ -135,10 +136,7 @@ func (s *sessions) start(at, command string) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { end(cmd) })
-	ready := func() bool {
-		resp, err := http.Get("http://127.0.0.1:3500/v1.0/healthz")
-		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusNoContent
-	}
+	ready := func() bool { return agenttest.Healthy(http.DefaultClient, "http://127.0.0.1:3500") }
 	if !docpage.Eventually(patience, ready) {
 		end(cmd)
 		s.t.Fatalf("%s: %s\nis not ready; it prints\n%s", at, command, output.String())

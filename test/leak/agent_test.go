@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keywell/keywell/internal/agenttest"
 )
 
 // binary is the agent, built from this source.
@@ -36,9 +38,8 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	binary = filepath.Join(dir, "agent")
-	if out, err := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", binary, "github.com/keywell/keywell/cmd/agent").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the agent: %v\n%s", err, out)
+	if binary, err = agenttest.Build(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
@@ -46,9 +47,9 @@ func run(m *testing.M) int {
 
 // agent is a running agent and its directory.
 type agent struct {
+	*agenttest.Process
 	t    *testing.T
 	dir  string
-	cmd  *exec.Cmd
 	http *http.Client
 }
 
@@ -63,33 +64,15 @@ type launch struct {
 func start(t *testing.T, dir string, l launch) *agent {
 	t.Helper()
 	a := &agent{t: t, dir: dir, http: overSocket(filepath.Join(dir, "dapr-leak-http.socket"))}
-	log, err := os.Create(a.path("log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	a.cmd = exec.Command(binary, append([]string{
+	cmd := exec.Command(binary, append([]string{
 		"run", "--app-id", "leak", "--resources-path", "resources", "--state-dir", "state", "--unix-domain-socket", dir,
 		"--metrics-address", "127.0.0.1:0", "--log-level", "debug",
 	}, l.args...)...)
-	a.cmd.Dir, a.cmd.Stdout, a.cmd.Stderr = dir, log, log
-	a.cmd.Env = append(os.Environ(), l.env...)
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.user}
-	if err := a.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = a.cmd.Process.Kill()
-		_ = a.cmd.Wait()
-	})
-	a.until("the agent is ready", func() bool {
-		resp, err := a.http.Get("http://localhost/v1.0/healthz")
-		if err != nil {
-			return false
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode == http.StatusNoContent
-	})
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), l.env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.user}
+	a.Process = agenttest.Start(t, cmd, a.path("log"))
+	a.Until("the agent is ready", func() bool { return agenttest.Healthy(a.http, "http://localhost") })
 	return a
 }
 
@@ -127,25 +110,11 @@ func (a *agent) read(name string) []byte {
 	return data
 }
 
-// until waits, at most 10 seconds, until cond is true.
-func (a *agent) until(what string, cond func() bool) {
-	a.t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for range 500 {
-		if cond() {
-			return
-		}
-		<-tick.C
-	}
-	a.t.Fatalf("waited in vain until %s; the log:\n%s", what, a.read("log"))
-}
-
 // untilLogged waits until the log holds text count times.
 func (a *agent) untilLogged(text string, count int) {
 	a.t.Helper()
-	a.until(fmt.Sprintf("the log says %q %d times", text, count), func() bool {
-		return bytes.Count(a.read("log"), []byte(text)) >= count
+	a.Until(fmt.Sprintf("the log says %q %d times", text, count), func() bool {
+		return bytes.Count(a.Log(), []byte(text)) >= count
 	})
 }
 
@@ -174,7 +143,7 @@ var metricsAddress = regexp.MustCompile(`serving metrics.*address=(\S+)`)
 // metrics returns what a scrape sees.
 func (a *agent) metrics() []byte {
 	a.t.Helper()
-	found := metricsAddress.FindSubmatch(a.read("log"))
+	found := metricsAddress.FindSubmatch(a.Log())
 	if found == nil {
 		a.t.Fatal("the log does not say where metrics are served")
 	}
@@ -188,16 +157,6 @@ func (a *agent) metrics() []byte {
 		a.t.Fatal(err)
 	}
 	return body
-}
-
-// die sends sig and returns how the process ended.
-func (a *agent) die(sig syscall.Signal) syscall.WaitStatus {
-	a.t.Helper()
-	if err := a.cmd.Process.Signal(sig); err != nil {
-		a.t.Fatal(err)
-	}
-	_ = a.cmd.Wait()
-	return a.cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
 // home returns a directory whose path is short enough for a Unix socket, and which is emptied of mounts at the end.

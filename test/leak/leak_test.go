@@ -60,11 +60,11 @@ func TestNoSecretIsTold(t *testing.T) {
 	t.Run("a closing policy", w.testRevoked)
 
 	metrics := w.metrics()
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", w.cmd.Process.Pid))
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", w.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if end := w.die(syscall.SIGQUIT); !end.Signaled() || end.CoreDump() {
+	if end := w.Die(syscall.SIGQUIT); !end.Signaled() || end.CoreDump() {
 		t.Errorf("SIGQUIT ended the agent with signaled=%t, core=%t", end.Signaled(), end.CoreDump())
 	}
 	for _, text := range []string{"goroutine 1 ", "level=DEBUG", "level=WARN", "level=ERROR"} {
@@ -352,19 +352,19 @@ func (w *world) testRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.write("secrets.json", strings.Replace(w.secrets, string(w.planted["value of a file"]), password, 1))
-	w.until("the API has the new value", func() bool {
+	w.Until("the API has the new value", func() bool {
 		return strings.Contains(w.get("/v1.0/secrets/file/db", string(w.planted["API token"])), password)
 	})
 	update, err := stream.Recv()
 	w.contains(t, fmt.Sprint(update, err), password) // the control: a subscriber is told
 	if w.volumes {
-		w.until("the volume has the new value", func() bool { return string(w.read("v/good/db/password")) == password })
+		w.Until("the volume has the new value", func() bool { return string(w.read("v/good/db/password")) == password })
 	}
 }
 
 func (w *world) testRevoked(t *testing.T) {
 	w.write("config.yaml", "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nspec: {secrets: {scopes: [{storeName: file, defaultAccess: deny}]}}\n")
-	w.until("the API denies", func() bool {
+	w.Until("the API denies", func() bool {
 		return strings.Contains(w.get("/v1.0/secrets/file/db", string(w.planted["API token"])), "ERR_PERMISSION_DENIED")
 	})
 	if w.volumes {
@@ -389,18 +389,18 @@ func TestMemoryIsOutOfReach(t *testing.T) {
 		t.Error("control: the memory of another process of the user can't be read either")
 	}
 	for _, file := range []string{"environ", "maps", "mem"} {
-		if readable(a.cmd.Process.Pid, file, user) {
+		if readable(a.PID(), file, user) {
 			t.Errorf("/proc/PID/%s of the agent can be read by its user", file)
 		}
 	}
-	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", a.cmd.Process.Pid))
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", a.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !regexp.MustCompile(`(?m)^Max core file size +0 +0 `).Match(limits) {
 		t.Errorf("core dumps are possible:\n%s", limits)
 	}
-	if end := a.die(syscall.SIGABRT); !end.Signaled() || end.CoreDump() {
+	if end := a.Die(syscall.SIGABRT); !end.Signaled() || end.CoreDump() {
 		t.Errorf("SIGABRT ended the agent with signaled=%t, core=%t", end.Signaled(), end.CoreDump())
 	}
 }

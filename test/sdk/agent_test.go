@@ -1,4 +1,6 @@
-// Package sdk_test runs the agent as a process of its own and calls it with the unmodified Dapr SDKs.
+// Package sdk_test runs the agent as a process of its own and calls it with the unmodified Dapr SDKs. It uses nothing of the
+// product's module, internal/agenttest neither, so that the SDKs run with the dependencies that they ask for and not with
+// the product's.
 package sdk_test
 
 import (
