@@ -94,16 +94,19 @@ func (r *Runtime) Run(ctx context.Context) error {
 	defer r.conn.Close()
 	pause := firstPause
 	for {
-		began := time.Now()
-		err := r.follow(ctx)
+		followed, err := r.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		r.following.Set(0)
-		if time.Since(began) > longestPause { // it did follow
+		level := slog.LevelDebug
+		if followed {
 			pause = firstPause
 		}
-		r.opts.Logger.Warn("container runtime is not followed", "socket", r.opts.Socket, "err", err, "retry", pause)
+		if pause == firstPause { // once each time
+			level = slog.LevelWarn
+		}
+		r.opts.Logger.Log(ctx, level, "container runtime is not followed", "socket", r.opts.Socket, "err", err, "retry", pause)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -113,33 +116,31 @@ func (r *Runtime) Run(ctx context.Context) error {
 	}
 }
 
-// follow takes events until they end, and says why.
-func (r *Runtime) follow(ctx context.Context) error {
+// follow takes events until they end, and says why; followed, if they came for long enough to be believed.
+func (r *Runtime) follow(ctx context.Context) (followed bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var receiving sync.WaitGroup
 	defer receiving.Wait()
 	defer cancel()
 	stream, err := r.client.GetContainerEvents(ctx, &runtimev1.GetEventsRequest{})
 	if err != nil {
-		return fmt.Errorf("ask for events: %w", err)
+		return false, fmt.Errorf("ask for events: %w", err)
 	}
 	ended := make(chan error, 1)
 	receiving.Go(func() { ended <- r.receive(stream) })
 	if err := r.list(ctx); err != nil {
-		return err
+		return false, err
 	}
-	again := time.After(settled)
-	for {
-		select {
-		case err := <-ended:
-			return err
-		case <-again:
-			r.following.Set(1)
-			if err := r.list(ctx); err != nil {
-				return err
-			}
-		}
+	select {
+	case err := <-ended:
+		return false, err
+	case <-time.After(settled):
 	}
+	r.following.Set(1)
+	if err := r.list(ctx); err != nil {
+		return true, err
+	}
+	return true, <-ended
 }
 
 // receive takes events, and nothing keeps it from taking the next.

@@ -52,7 +52,8 @@ type Options struct {
 	// Wishes returns what the pods of this node wish: pod UID → wish. One that is not in it is not known yet.
 	Wishes func() map[string]Wish
 	// Serve answers API calls on listeners, which it takes over, as calls of the pod id, of which namespace, name and UID
-	// are set. What it returns ends that, and closes the listeners and all connections.
+	// are set. What it returns ends that, and closes the listeners and all connections. Serve and Refused are called for
+	// several pods at a time.
 	Serve      func(id scope.Identity, http, grpc []net.Listener) (stop func())
 	Refused    func(Refusal)         // told once per sandbox and reason; must not block; nil: nobody is told
 	Logger     *slog.Logger          // nil: discard

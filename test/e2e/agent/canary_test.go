@@ -15,13 +15,18 @@ import (
 // value in all that the agent, the kubelet and the container runtime say.
 func TestNothingTellsASecret(t *testing.T) {
 	const canary, changed = "canary-5d1e7c", "canary-9b20fa"
-	install(t, defaults().with("log", values{"level": "debug"}))
+	install(t, defaults().with("log", values{"level": "debug"}).with("localhost", values{"enabled": true}))
 	ns := newNamespace(t, "canary")
 	apply(t, reader(ns, "app")+mayRead(ns, "app", "db")+secretOf(ns, "db", map[string]string{"password": canary}))
 	p := appPod(ns, "app")
 	p.start(t)
 	setField(t, ns, "db", "password", changed)
 	waitFile(t, patience, p.directory(t)+"/db/password", changed)
+	caller := caller{namespace: ns, name: "caller", attributes: map[string]string{"api": "socket, localhost"}}.start(t)
+	const path, answer = "/v1.0/secrets/kubernetes/db", `200 {"password":"` + changed + `"}` + "\n"
+	eventually(t, patience, func() error { return caller.isAnswered(t, path) })
+	caller.wants(t, answer, "get", localhost+path)
+	caller.wants(t, answer, "socket", path)
 	broken := appPod(ns, "broken") // a value that the format can't hold
 	setField(t, ns, "db", "password", changed+"\r")
 	broken.attributes = map[string]string{"store": "kubernetes", "secrets": "db", "format": "dotenv"}

@@ -101,16 +101,19 @@ func (c caller) isRefused(t *testing.T, url string) error {
 	return nil
 }
 
+// isAnswered is nil if localhost gives the pod what the path names.
+func (c caller) isAnswered(t *testing.T, path string) error {
+	out, err := node.Kubectl(t.Context(), "exec", "--namespace", c.namespace, c.name, "-c", "main", "--", "/client", "get", localhost+path)
+	if err == nil && !strings.HasPrefix(out, "200 ") {
+		err = errors.New(out)
+	}
+	return err
+}
+
 // answers waits until localhost gives the pod the secret again, and returns how long that took.
 func (c caller) answers(t *testing.T) time.Duration {
 	t.Helper()
-	return eventually(t, patience, func() error {
-		out, err := node.Kubectl(t.Context(), "exec", "--namespace", c.namespace, c.name, "-c", "main", "--", "/client", "get", localhost+secretPath)
-		if err == nil && out != theSecret {
-			err = errors.New(out)
-		}
-		return err
-	})
+	return eventually(t, patience, func() error { return c.isAnswered(t, secretPath) })
 }
 
 // address is the pod's own.
@@ -190,8 +193,11 @@ func TestSockets(t *testing.T) {
 		spec: "\n  securityContext: {fsGroup: 2000}"}
 	foreign := caller{namespace: ns, name: "foreign", security: nobody, attributes: map[string]string{"api": "socket", "mode": "0400"}}
 	host := caller{namespace: ns, name: "host", attributes: map[string]string{"api": "socket"}, spec: "\n  hostNetwork: true"}
-	apply(t, both.manifest()+group.manifest()+foreign.manifest()+host.manifest())
-	for _, c := range []caller{both, group, foreign, host} {
+	outside := newNamespace(t, "outside-sockets")
+	apply(t, reader(outside, "app"))
+	other := caller{namespace: outside, name: "both", attributes: map[string]string{"api": "socket"}}
+	apply(t, both.manifest()+group.manifest()+foreign.manifest()+host.manifest()+other.manifest())
+	for _, c := range []caller{both, group, foreign, host, other} {
 		c.pod().waitReady(t)
 	}
 	for _, c := range []caller{both, group, host} {
@@ -201,6 +207,11 @@ func TestSockets(t *testing.T) {
 	t.Run("localhost by a volume, with the pod's own token for the store", func(t *testing.T) {
 		both.answers(t)
 		both.wants(t, `200 {"password":"of the cluster"}`+"\n", "get", localhost+"/v1.0/secrets/kubernetes/db")
+	})
+	t.Run("a pod of another namespace", func(t *testing.T) {
+		if got := other.call(t, "socket", secretPath); !strings.HasPrefix(got, "401 ") && !strings.HasPrefix(got, "403 ") {
+			t.Errorf("it gets %s", got)
+		}
 	})
 	t.Run("a user who may not read the volume", func(t *testing.T) {
 		if out, err := node.Kubectl(t.Context(), "exec", "--namespace", ns, "foreign", "-c", "main", "--", "/client", "socket", secretPath); err == nil || !strings.Contains(err.Error(), "permission denied") {
