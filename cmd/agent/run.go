@@ -106,6 +106,9 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if r.csiSocket != "" && os.Geteuid() != 0 {
 		return errors.New("mounting volumes needs root: run the agent as root, or serve the API alone with --csi-socket=''")
 	}
+	if r.kubernetes.runtime != "" && os.Geteuid() != 0 {
+		return errors.New("entering the network namespaces of pods needs root: run the agent as root, or leave out --container-runtime")
+	}
 	if err := confine.Process(r.capabilities()...); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -28,6 +29,12 @@ const (
 	// settled is when the sandboxes are listed once more after events have begun: a stream does not say when it has.
 	settled = time.Second
 )
+
+// reconnect is quicker than grpc-go by itself, which would wait for up to two minutes: the socket is on this machine.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 2, MaxDelay: longestPause / 2},
+	MinConnectTimeout: requestTimeout,
+}
 
 // errNoEvents is why a stream ends that the runtime has nothing to say on.
 var errNoEvents = errors.New("it has ended the stream of events: CRI-O sends them only with enable_pod_events = true")
@@ -76,7 +83,7 @@ func New(opts Options) (*Runtime, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	conn, err := grpc.NewClient("unix://"+opts.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)), grpc.WithConnectParams(reconnect))
 	if err != nil {
 		return nil, fmt.Errorf("prepare connection to the container runtime: %w", err)
 	}

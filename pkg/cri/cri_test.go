@@ -350,6 +350,19 @@ func TestNetworkNamespace(t *testing.T) {
 	}
 }
 
+// FuzzNamespaceOf asserts that no status leads to a path that could be another's.
+func FuzzNamespaceOf(f *testing.F) {
+	for _, info := range []string{ofContainerd, ofContainerdShim, ofCRIO, ofCRIOSpoofed, "", "{}", `{"sandboxMetadata": {"Metadata": {"NetNSPath": "/proc/1/ns/net"}}}`} {
+		f.Add(info)
+	}
+	f.Fuzz(func(t *testing.T, info string) {
+		path, err := cri.NamespaceOf(info)
+		if (path == "") != (err != nil) || err == nil && (!filepath.IsAbs(path) || filepath.Clean(path) != path || strings.HasPrefix(path, "/proc/")) {
+			t.Errorf("%q, %v", path, err)
+		}
+	})
+}
+
 func TestNoRuntime(t *testing.T) {
 	w := follow(t, filepath.Join(t.TempDir(), "none.sock"))
 	w.waitLog(t, "is not followed")

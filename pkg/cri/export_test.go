@@ -1,0 +1,4 @@
+package cri
+
+// NamespaceOf reads a verbose status.
+var NamespaceOf = namespaceOf
