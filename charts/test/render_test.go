@@ -81,6 +81,8 @@ type objects struct {
 	account   corev1.ServiceAccount
 	role      rbacv1.ClusterRole
 	binding   rbacv1.ClusterRoleBinding
+	roles     []rbacv1.Role        // one for each namespace where tokens may be made
+	bindings  []rbacv1.RoleBinding // of the roles, in their order
 	service   corev1.Service
 	monitor   map[string]any
 	rule      promRule
@@ -103,20 +105,35 @@ func decode(t *testing.T, manifests map[string]string) objects {
 		for _, doc := range documents(t, manifests[name]) {
 			kind := kindOf(t, doc)
 			target, ok := targets[kind]
+			switch kind { // there may be several
+			case "Role":
+				o.roles = append(o.roles, rbacv1.Role{})
+				mustDecode(t, doc, &o.roles[len(o.roles)-1])
+				continue
+			case "RoleBinding":
+				o.bindings = append(o.bindings, rbacv1.RoleBinding{})
+				mustDecode(t, doc, &o.bindings[len(o.bindings)-1])
+				continue
+			}
 			if name == "dashboard.yaml" {
 				kind, target = "ConfigMap of the dashboard", &o.dashboard
 			}
 			if !ok || slices.Contains(o.kinds, kind) {
 				t.Fatalf("%s: unexpected %s", name, kind)
 			}
-			if err := yaml.UnmarshalStrict(doc, target); err != nil {
-				t.Fatalf("%s: %s: %v", name, kind, err)
-			}
+			mustDecode(t, doc, target)
 			o.kinds = append(o.kinds, kind)
 		}
 	}
 	slices.Sort(o.kinds)
 	return o
+}
+
+func mustDecode(t *testing.T, doc []byte, target any) {
+	t.Helper()
+	if err := yaml.UnmarshalStrict(doc, target); err != nil {
+		t.Fatalf("%v\n%s", err, doc)
+	}
 }
 
 // agent is the container of the DaemonSet.

@@ -22,6 +22,9 @@ var valueSets = map[string]string{
 	"credentials":       "{credentials: {VAULT_TOKEN: {secret: vault, key: token}}, credentialFiles: [vault-tls]}",
 	"service monitor":   "metrics: {serviceMonitor: {enabled: true}}",
 	"cloud identities":  "serviceAccountAnnotations: true",
+	"tokens":            "requestTokens: {enabled: true}",
+	"tokens of some":    "requestTokens: {enabled: true, namespaces: [shop, bank]}",
+	"tokens of none":    "requestTokens: {namespaces: [shop]}",
 	"monitoring":        "metrics: {prometheusRule: {enabled: true}, dashboard: {enabled: true}}",
 	"no metrics":        "metrics: {enabled: false}",
 	"localhost":         "localhost: {enabled: true}",
@@ -100,6 +103,9 @@ func checkRole(t *testing.T, o objects) {
 	if slices.Contains(o.agent().Args, "--service-account-annotations") {
 		want = append(want, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"get"}})
 	}
+	if slices.Contains(o.agent().Args, "--request-tokens") && len(o.roles) == 0 {
+		want = append(want, tokensRule)
+	}
 	if slices.ContainsFunc(o.agent().Args, func(a string) bool { return strings.HasPrefix(a, "--token-audience") }) {
 		want = append(want, rbacv1.PolicyRule{
 			APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"},
@@ -111,6 +117,33 @@ func checkRole(t *testing.T, o objects) {
 	if o.binding.RoleRef.Name != o.role.Name || o.binding.Subjects[0].Name != o.account.Name ||
 		o.binding.Subjects[0].Namespace != namespace || o.daemonSet.Spec.Template.Spec.ServiceAccountName != o.account.Name {
 		t.Errorf("role, binding, service account and pod don't belong together: %+v", o.binding)
+	}
+}
+
+var tokensRule = rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, Verbs: []string{"create"}}
+
+// TestTokensOfSomeNamespaces: the right to make tokens can be had for some namespaces, and is off by default.
+func TestTokensOfSomeNamespaces(t *testing.T) {
+	for values, namespaces := range map[string][]string{
+		"": nil, "tokens": nil, "tokens of none": nil, "tokens of some": {"shop", "bank"},
+	} {
+		t.Run(values, func(t *testing.T) {
+			o := decode(t, mustRender(t, valueSets[values], newest))
+			var got []string
+			for i, r := range o.roles {
+				got = append(got, r.Namespace)
+				if diff := cmp.Diff([]rbacv1.PolicyRule{tokensRule}, r.Rules); diff != "" {
+					t.Errorf("rules (-want +got):\n%s", diff)
+				}
+				b := o.bindings[i]
+				if b.Namespace != r.Namespace || b.RoleRef.Name != r.Name || b.Subjects[0].Name != o.account.Name || b.Subjects[0].Namespace != namespace {
+					t.Errorf("the binding of %s is %+v", r.Namespace, b)
+				}
+			}
+			if diff := cmp.Diff(namespaces, got); diff != "" {
+				t.Errorf("namespaces (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

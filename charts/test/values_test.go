@@ -80,6 +80,7 @@ func TestArguments(t *testing.T) {
 	for name, test := range map[string]struct{ values, added, removed string }{
 		"built-in store":        {"disableBuiltinKubernetesSecretStore: true", "--disable-builtin-kubernetes-secret-store", ""},
 		"Dapr's name for it":    {"disableBuiltinK8sSecretStore: true", "--disable-builtin-kubernetes-secret-store", ""},
+		"tokens":                {"requestTokens: {enabled: true}", "--request-tokens", ""},
 		"annotations":           {"serviceAccountAnnotations: true", "--service-account-annotations", ""},
 		"no audit":              {"audit: {enabled: false}", "--audit-log=", "--audit-log=-"},
 		"no metrics":            {"metrics: {enabled: false}", "--metrics-address=", "--metrics-address=[$(HOST_IP)]:3502"},

@@ -108,7 +108,8 @@ func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope
 	}
 	a.volumes, err = volume.New(volume.Options{
 		Authorizer: &a.policy, Resolver: a.resolver, Leases: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
-		Serve: a.pods.serveVolume, Localhost: a.flags.kubernetes.runtime != "", Denied: a.readDenied,
+		Serve: a.pods.serveVolume, Localhost: a.flags.kubernetes.runtime != "",
+		Tokens: a.requestedTokens, Denied: a.readDenied,
 		MaxVolumeBytes: a.flags.maxVolume, MaxNodeBytes: a.flags.maxNode,
 		Published: a.volumePublished, Unpublished: a.scheduler.Remove,
 		Logger: a.log, Registerer: a.registry,

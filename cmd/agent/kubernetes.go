@@ -33,6 +33,7 @@ type kubernetesFlags struct {
 	audience       string
 	noBuiltinStore bool
 	annotations    bool
+	requestTokens  bool
 	runtime        string
 	localhost      localhost.Default
 }
@@ -50,6 +51,7 @@ func (k *kubernetesFlags) register(f flags) {
 		return err
 	})
 	f.BoolVar(&k.noBuiltinStore, "disable-builtin-kubernetes-secret-store", false, "leave out the store kubernetes, which reads Secrets with the pod's own token")
+	f.BoolVar(&k.requestTokens, "request-tokens", false, "make tokens of pods' service accounts for pods to which the kubelet brings none: those that call the API and have no volume")
 	f.BoolVar(&k.annotations, "service-account-annotations", false, "read the annotations of pods' service accounts, where they name a role or identity in a cloud")
 }
 
@@ -60,6 +62,7 @@ type cluster struct {
 	events    *kube.Events
 	registrar *kube.Registrar           // nil: the kubelet is not told
 	accounts  providers.ServiceAccounts // nil: they are not to be read
+	tokens    *kube.TokenRequester      // nil: tokens are not to be made
 }
 
 // newCluster makes the parts. changed is called when anything of any pod may have changed; it must not block.
@@ -78,6 +81,11 @@ func newCluster(k kubernetesFlags, csiSocket string, changed func(), log *slog.L
 	}
 	if c.pods, err = kube.NewPods(kube.PodsOptions{Client: client, Node: k.node, Changed: changed, Logger: log, Registerer: registry}); err != nil {
 		return nil, err
+	}
+	if k.requestTokens {
+		if c.tokens, err = kube.NewTokenRequester(client, c.pods); err != nil {
+			return nil, err
+		}
 	}
 	if c.reviewer, err = kube.NewTokenReviewer(kube.ReviewerOptions{Client: client, Pods: c.pods, Audience: k.audience, Registerer: registry}); err != nil {
 		return nil, err

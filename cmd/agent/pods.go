@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"net"
+	"time"
 
 	"github.com/keywell/keywell/pkg/api"
 	"github.com/keywell/keywell/pkg/cri"
@@ -9,6 +11,7 @@ import (
 	"github.com/keywell/keywell/pkg/origin"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/secret"
 )
 
 // podSockets are the sockets that belong to one pod each, by which the pod calls the API without a token.
@@ -76,10 +79,41 @@ func standalone(caller scope.Identity, e api.Evidence) scope.Identity {
 	return caller
 }
 
-// tokens returns the tokens that a pod that calls the API has in its volumes.
+// tokens returns the tokens of a pod that calls the API: those in its volumes or, if it has none there, made for it.
 func (a *agent) tokens(id scope.Identity) providers.TokenSource {
-	if a.volumes == nil || id.PodUID == "" {
+	if id.PodUID == "" {
 		return nil
 	}
-	return a.volumes.Tokens(id.PodUID)
+	var all firstToken
+	if a.volumes != nil {
+		all = append(all, a.volumes.Tokens(id.PodUID))
+	}
+	if made := a.requestedTokens(id); made != nil {
+		all = append(all, made)
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
+}
+
+// requestedTokens returns tokens that are made for a pod, nil if the agent is not to make any.
+func (a *agent) requestedTokens(id scope.Identity) providers.TokenSource {
+	if a.cluster == nil || a.cluster.tokens == nil {
+		return nil
+	}
+	return a.cluster.tokens.Tokens(id)
+}
+
+// firstToken has the tokens of the first source that has one.
+type firstToken []providers.TokenSource
+
+// Token returns the error of the last source if none has a token.
+func (sources firstToken) Token(ctx context.Context, audience string) (token secret.Value, expires time.Time, err error) {
+	for _, s := range sources {
+		if token, expires, err = s.Token(ctx, audience); err == nil {
+			break
+		}
+	}
+	return token, expires, err
 }

@@ -26,6 +26,9 @@ func (s *Set) Rotate(ctx context.Context, id string) (Outcome, error) {
 	}
 	s.mu.Lock()
 	tokens := v.tokens
+	if tokens == nil {
+		tokens = s.opts.Tokens(v.record.Identity)
+	}
 	v.record.Identity.AppID = v.appID
 	s.mu.Unlock()
 	return s.rotate(ctx, v, originRotation, tokens)

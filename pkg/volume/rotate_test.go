@@ -2,6 +2,7 @@ package volume_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +21,7 @@ import (
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/resolve"
 	"github.com/keywell/keywell/pkg/scope"
+	"github.com/keywell/keywell/pkg/secret"
 	"github.com/keywell/keywell/pkg/volume"
 )
 
@@ -192,6 +194,49 @@ func TestRotateMountsAgain(t *testing.T) {
 			t.Errorf("rotate of the recovered volume: %+v, %v", out, err)
 		}
 	})
+}
+
+// tokensOf are tokens that are told apart by who made them.
+type tokensOf string
+
+func (tokensOf) Token(context.Context, string) (secret.Value, time.Time, error) {
+	return secret.Value{}, time.Time{}, errors.New("no reader here wants one")
+}
+
+// TestRecoveredVolumesHaveTokensMade rotates with tokens from elsewhere until the kubelet brings some.
+func TestRecoveredVolumesHaveTokensMade(t *testing.T) {
+	var asked []scope.Identity
+	made, brought := tokensOf("the agent"), tokensOf("the kubelet")
+	n := newNode(t, func(o *volume.Options) {
+		o.Tokens = func(id scope.Identity) providers.TokenSource {
+			asked = append(asked, id)
+			return made
+		}
+	})
+	n.store.set("a", fields{"a": "1"})
+	rotate := func(want providers.TokenSource) {
+		t.Helper()
+		if _, err := n.Rotate(t.Context(), "v"); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.store.reads[len(n.store.reads)-1].Tokens; got != want {
+			t.Errorf("the store was read with tokens of %v, want those of %v", got, want)
+		}
+	}
+	req := n.request("v", "a")
+	req.Tokens = brought
+	n.mustPublish(t, req)
+	rotate(brought)
+	n.restart(t)
+	if err := n.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rotate(made)
+	n.mustPublish(t, req)
+	rotate(brought)
+	if diff := cmp.Diff([]scope.Identity{req.Identity}, asked); diff != "" {
+		t.Errorf("tokens were made for (-want +got):\n%s", diff)
+	}
 }
 
 func lease(d time.Duration) resolve.Result {

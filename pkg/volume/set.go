@@ -65,6 +65,9 @@ type Options struct {
 	// Localhost says that pods can have listeners in their network namespaces. False: a volume that asks for them is
 	// refused.
 	Localhost bool
+	// Tokens returns tokens of a volume's pod for a volume that an earlier process has left, until the kubelet brings some.
+	// Nil, and a nil TokenSource: there are none, and what needs them waits.
+	Tokens func(scope.Identity) providers.TokenSource
 	// Denied is called for each read that the policy refuses, for the audit trail. Nil: nobody is told.
 	Denied func(context.Context, Denial)
 
@@ -134,6 +137,9 @@ func New(opts Options) (*Set, error) {
 	}
 	if opts.Denied == nil {
 		opts.Denied = func(context.Context, Denial) {}
+	}
+	if opts.Tokens == nil {
+		opts.Tokens = func(scope.Identity) providers.TokenSource { return nil }
 	}
 	if opts.Published == nil {
 		opts.Published = func(string, time.Time) {}

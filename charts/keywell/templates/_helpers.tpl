@@ -58,3 +58,10 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
   {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{- define "keywell.tokensRule" -}}
+# Tokens of pods to which the kubelet brings none. RBAC can't say "of pods of this node"; the agent asks for no others.
+- apiGroups: [""]
+  resources: [serviceaccounts/token]
+  verbs: [create]
+{{- end -}}

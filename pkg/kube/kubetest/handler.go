@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // ServeHTTP answers a request.
@@ -40,12 +42,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		s.watch(w, hr, r)
 	case r.Resource == "tokenreviews":
 		s.review(w, hr)
+	case r.Resource == "serviceaccounts/token":
+		s.issue(w, hr, r)
 	default:
 		s.create(w, hr, r)
 	}
 }
 
-// parse reads /api/v1/[namespaces/NS/]RESOURCE[/NAME] or /apis/GROUP/v1/RESOURCE.
+// parse reads /api/v1/[namespaces/NS/]RESOURCE[/NAME[/SUBRESOURCE]] or /apis/GROUP/v1/RESOURCE.
 func parse(hr *http.Request) (Request, bool) {
 	path := strings.Split(strings.Trim(hr.URL.EscapedPath(), "/"), "/")
 	switch {
@@ -67,6 +71,9 @@ func parse(hr *http.Request) (Request, bool) {
 		r.Name, _ = url.PathUnescape(path[1])
 	} else if name, ok := strings.CutPrefix(r.Selector, "metadata.name="); ok {
 		r.Name = name
+	}
+	if len(path) == 3 {
+		r.Resource, path = r.Resource+"/"+path[2], path[:2] // as RBAC names a subresource
 	}
 	switch {
 	case len(path) > 2:
@@ -197,6 +204,23 @@ func (s *Server) review(w http.ResponseWriter, hr *http.Request) {
 	review.Status = status
 	review.APIVersion, review.Kind = "authentication.k8s.io/v1", "TokenReview"
 	send(w, http.StatusCreated, mustJSON(review))
+}
+
+// issue makes a token whose text says what it is for, and which is not good for anything.
+func (s *Server) issue(w http.ResponseWriter, hr *http.Request, r Request) {
+	var asked authenticationv1.TokenRequest
+	if err := json.NewDecoder(hr.Body).Decode(&asked); err != nil || asked.Spec.BoundObjectRef == nil || asked.Spec.ExpirationSeconds == nil {
+		fail(w, http.StatusBadRequest)
+		return
+	}
+	pod := asked.Spec.BoundObjectRef
+	s.mu.Lock()
+	s.issued++
+	asked.Status.Token = fmt.Sprintf("token %d of %s/%s for %q in pod %s %s", s.issued, r.Namespace, r.Name, asked.Spec.Audiences, pod.Name, pod.UID)
+	s.mu.Unlock()
+	asked.Status.ExpirationTimestamp = metav1.NewTime(time.Now().Add(time.Duration(*asked.Spec.ExpirationSeconds) * time.Second))
+	asked.APIVersion, asked.Kind = "authentication.k8s.io/v1", "TokenRequest"
+	send(w, http.StatusCreated, mustJSON(asked))
 }
 
 func (s *Server) create(w http.ResponseWriter, hr *http.Request, r Request) {

@@ -59,6 +59,7 @@ type Server struct {
 	fault    func(Request) *Fault
 	cut      chan struct{} // closed and replaced to end every watch
 	watches  int           // that have sent how things are
+	issued   int           // tokens
 }
 
 type key struct{ resource, namespace, name string }
