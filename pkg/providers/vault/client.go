@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -20,6 +21,8 @@ type client struct {
 	api       *api.Client
 	addr      *url.URL
 	transport *http.Transport
+	events    *http.Transport // the same, but for HTTP/1.1: no other can be upgraded
+	namespace string
 }
 
 // maxAnswer is more than Vault accepts in a request, and so more than it has to say.
@@ -58,10 +61,16 @@ func newClient(c config) (*client, error) {
 	if c.namespace != "" {
 		made.SetNamespace(c.namespace)
 	}
-	return &client{api: made, addr: c.addr, transport: transport}, nil
+	events := transport.Clone()
+	events.ForceAttemptHTTP2, events.TLSNextProto = false, map[string]func(string, *tls.Conn) http.RoundTripper{}
+	events.TLSClientConfig.NextProtos = nil
+	return &client{api: made, addr: c.addr, transport: transport, events: events, namespace: c.namespace}, nil
 }
 
-func (c *client) close() { c.transport.CloseIdleConnections() }
+func (c *client) close() {
+	c.transport.CloseIdleConnections()
+	c.events.CloseIdleConnections()
+}
 
 // request is one call of Vault's API.
 type request struct {

@@ -62,9 +62,6 @@ type sessions struct {
 }
 
 func newSessions(c config, client *client, log *slog.Logger) *sessions {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	return &sessions{asPod: c.asPod, auth: &authenticator{config: c, client: client}, log: log, all: map[caller]*session{}}
 }
 

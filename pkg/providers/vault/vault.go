@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -37,7 +38,11 @@ func open(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &store{config: c, client: client, sessions: newSessions(c, client, cfg.Logger), versions: newRefusals()}, nil
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &store{config: c, client: client, sessions: newSessions(c, client, log), versions: newRefusals(), log: log, ended: make(chan struct{})}, nil
 }
 
 // store is one mount.
@@ -48,13 +53,18 @@ type store struct {
 	engine   atomic.Pointer[engine] // nil: not asked yet
 	versions *refusals              // whose token may not read version metadata
 	closed   atomic.Bool
+	log      *slog.Logger
+	ended    chan struct{} // closed by Close
 }
 
 var errClosed = providers.Errorf(providers.Unavailable, "the store is closed")
 
 // Close stops renewing tokens. They are not revoked: credentials that were issued to them live on in volumes.
 func (s *store) Close() error {
-	s.closed.Store(true)
+	if s.closed.Swap(true) {
+		return nil
+	}
+	close(s.ended)
 	s.sessions.close()
 	s.client.close()
 	return nil
