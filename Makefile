@@ -65,17 +65,17 @@ chart-test: ## the chart, as Helm renders it, deploy/daemonset, and the image
 	cd charts/test && $(GO) test ./...
 	cd build && $(GO) test ./...
 
-e2e-build: ## etcd, Kubernetes, containerd, runc and helm for the test cluster, from their Go modules; nothing where they are built
-	cd test/e2e && $(GO) run ./cluster/cmd/cluster build
-
-e2e: e2e-build ## a real API server, kubelet and container runtime on this machine
-	cd test/e2e && $(GO) test $(RACE) -count 1 -p 1 -timeout 20m -v ./...
-
 # Named after what it is built from, because it takes ten minutes. Nothing of Vault's server reaches the product's go.mod.
 VAULT := .cache/vault/server-$(shell cat test/vault/go.sum test/vault/server/*.go | sha256sum | cut -c1-12)
 
 $(VAULT):
 	cd test/vault && $(GO) build -ldflags '-s -w' -o $(abspath $@) ./server
+
+e2e-build: ## etcd, Kubernetes, containerd, runc and helm for the test cluster, from their Go modules; nothing where they are built
+	cd test/e2e && $(GO) run ./cluster/cmd/cluster build
+
+e2e: e2e-build $(VAULT) ## a real API server, kubelet and container runtime on this machine
+	cd test/e2e && KEYWELL_VAULT=$(abspath $(VAULT)) $(GO) test $(RACE) -count 1 -p 1 -timeout 20m -v ./...
 
 # Debian's, where there is none: what needs a database skips without it and says so.
 postgres:
