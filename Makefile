@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/agent
 
-.PHONY: all build quickstart test unit lint compiler conformance moto sdk image manifests chart-test e2e-build e2e postgres vault-test fuzz bench clean
+.PHONY: all build quickstart test unit lint compiler conformance moto sizes sdk image manifests chart-test e2e-build e2e postgres vault-test fuzz bench clean
 
 all: build
 
@@ -33,6 +33,9 @@ conformance: compiler ## the CSI project's sanity suite against the agent's CSI 
 
 sdk: compiler build test/sdk/js/node_modules ## the unmodified Dapr SDKs against the agent
 	cd test/sdk && KEYWELL_AGENT=$(abspath $(BIN)) $(GO) test $(RACE) -tags $(TAGS) ./...
+
+sizes: ## record what the agent weighs, which a test compares
+	$(GO) test -tags $(TAGS) -count 1 ./test/size -update
 
 # moto is an emulator of AWS that others wrote, in Python. Without Python the tests skip and say so.
 MOTO := .cache/moto/bin/moto_server
