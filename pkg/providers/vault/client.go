@@ -88,6 +88,16 @@ type answer struct {
 	LeaseDuration int64                      `json:"lease_duration"` // seconds
 	Renewable     bool                       `json:"renewable"`
 	Auth          *authAnswer                `json:"auth"`
+
+	at time.Time // by Vault's clock; zero: it did not say
+}
+
+// until returns how long after it was asked for something of an answer ends, of which Vault gives the time by its clock.
+func (a answer) until(end, asked time.Time) time.Time {
+	if a.at.IsZero() {
+		return end
+	}
+	return asked.Add(end.Sub(a.at))
 }
 
 // authAnswer is what a login returns.
@@ -118,6 +128,7 @@ func (c *client) do(ctx context.Context, r request) (answer, error) {
 		return answer{}, failure(ctx, r, resp, err)
 	}
 	var a answer
+	a.at, _ = http.ParseTime(resp.Header.Get("Date")) // none is none
 	if resp.StatusCode == http.StatusNoContent {
 		return a, nil
 	}

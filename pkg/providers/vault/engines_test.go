@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -98,11 +99,35 @@ func TestPKI(t *testing.T) {
 		if block, rest := pem.Decode([]byte(f["ca_chain"])); block == nil || len(rest) > 0 {
 			t.Errorf("ca_chain is not one block: %q", f["ca_chain"])
 		}
-		if !payload.Issued || payload.Lease != nil || !payload.NotAfter.Equal(leaf.NotAfter) {
+		if off := payload.NotAfter.Sub(leaf.NotAfter).Abs(); !payload.Issued || payload.Lease != nil || off > 2*time.Second {
 			t.Errorf("issued %t, valid until %v, want %v", payload.Issued, payload.NotAfter, leaf.NotAfter)
 		}
 	}
 	wantKind(t, p, providers.Query{Name: "issue/web", Metadata: map[string]string{"common_name": "other.example"}}, providers.Invalid, "malformed")
+}
+
+// TestClockSkew: how long a certificate lives is told by Vault's clock, and counted by ours.
+func TestClockSkew(t *testing.T) {
+	s := vaulttest.Shared(t)
+	p, proxy := openPath(t, s, "pki", func(string) {})
+	for _, skew := range []time.Duration{-5 * time.Hour, 0, 5 * time.Hour} {
+		proxy.Break(func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/issue/web") {
+				return false
+			}
+			there := time.Now().Add(skew)
+			w.Header().Set("Date", there.UTC().Format(http.TimeFormat))
+			fmt.Fprintf(w, `{"data":{"certificate":"c","private_key":"k","expiration":%d}}`, there.Add(10*time.Minute).Unix())
+			return true
+		})
+		payload, err := p.Fetch(t.Context(), providers.Query{Name: "issue/web", Metadata: map[string]string{"common_name": fmt.Sprint(skew)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := time.Until(payload.NotAfter); left < 9*time.Minute || left > 11*time.Minute {
+			t.Errorf("Vault's clock is off by %v: valid for %v", skew, left)
+		}
+	}
 }
 
 // TestStaticRole: a password that Vault rotates is valid until it does.

@@ -43,7 +43,7 @@ func (s *store) fetchPath(ctx context.Context, who reader, q providers.Query, mo
 		p.Lease, p.Issued = who.leaseOf(a, l, asked), true
 		p.NotAfter = asked.Add(p.Lease.Duration)
 	case expiration > 0 && r.method == http.MethodPost && p.Fields["certificate"].Len() > 0:
-		p.NotAfter, p.Issued = time.Unix(expiration, 0), true
+		p.NotAfter, p.Issued = a.until(time.Unix(expiration, 0), asked), true
 	case !isNull(a.Data["last_vault_rotation"]) && number(a.Data["ttl"]) > 0: // a static role
 		p.NotAfter = asked.Add(time.Duration(number(a.Data["ttl"])) * time.Second)
 	case mounted == "totp": // a code is valid for some seconds, and does not say for how many
