@@ -50,6 +50,7 @@ func (r *runFlags) register(f flags) {
 	f.StringVar(&r.http, "http-address", defaultHTTPAddress, "`address` of the HTTP API; empty: none")
 	f.StringVar(&r.grpc, "grpc-address", defaultGRPCAddress, "`address` of the gRPC API; empty: none")
 	f.StringVar(&r.api.SocketDir, "unix-domain-socket", "", "`directory` for Unix sockets of the API, which replace its addresses")
+	f.StringVar(&r.api.PluginSocket, "dapr-plugin-socket", "", "`path` of a Unix socket on which a daprd has the stores as pluggable ones; empty: none")
 	f.StringVar(&r.metrics, "metrics-address", defaultMetricsAddress, "`address` of /metrics; empty: none")
 	f.StringVar(&r.health, "health-address", "", "`address` of /healthz and /readyz; empty: none")
 	f.StringVar(&r.audit, "audit-log", "-", "`file` that audit records are appended to; -: standard output; empty: none")
@@ -98,6 +99,9 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	if r.kubernetes.runtime != "" && !r.kubernetes.enabled {
 		return errors.New("--container-runtime is for the pods of a node: add --kubernetes, or leave it out")
+	}
+	if r.api.PluginSocket != "" && r.kubernetes.enabled {
+		return errors.New("--dapr-plugin-socket does not tell pods apart: leave it out with --kubernetes, where pods have sockets of their own (volume attribute api: socket)")
 	}
 	logger, err := r.logger(errOut)
 	if err != nil {

@@ -44,7 +44,7 @@ func serviceDesc() *grpc.ServiceDesc {
 }
 
 // unary returns a handler of a method, as the generated code would have it but for the type of the answer.
-func unary[Request any](fullMethod string, call func(*grpcSkin, context.Context, *Request) (encoded, error)) grpc.MethodHandler {
+func unary[Skin, Request any](fullMethod string, call func(Skin, context.Context, *Request) (encoded, error)) grpc.MethodHandler {
 	return func(server any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 		request := new(Request)
 		if err := decode(request); err != nil {
@@ -52,7 +52,7 @@ func unary[Request any](fullMethod string, call func(*grpcSkin, context.Context,
 		}
 		info := &grpc.UnaryServerInfo{Server: server, FullMethod: fullMethod}
 		return intercept(ctx, request, info, func(ctx context.Context, request any) (any, error) {
-			return call(server.(*grpcSkin), ctx, request.(*Request))
+			return call(server.(Skin), ctx, request.(*Request))
 		})
 	}
 }

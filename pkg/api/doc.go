@@ -22,6 +22,7 @@
 //   - A bulk answer leaves out secrets that could not be read, and says how many in keywell-incomplete, unless the
 //     request metadata failOnError is "true": then the first failure fails the call, as in Dapr. A secret that
 //     vanished between listing and reading is not counted, and if nothing at all could be read the call fails.
+//   - A daprd can have the stores as pluggable ones, on a socket of its own (Listeners.Plugin).
 //   - Callers can be told of changes: by server-sent events, by an answer that is held back, and by Dapr's configuration
 //     API, whose items are secrets here. Package watch holds the subscriptions.
 //

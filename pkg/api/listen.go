@@ -10,8 +10,9 @@ import (
 	"path/filepath"
 )
 
-// Listeners are the sockets that a Server accepts connections on.
-type Listeners struct{ HTTP, GRPC []net.Listener }
+// Listeners are the sockets that a Server accepts connections on. On those of Plugin it is a pluggable secret store of a
+// daprd, to callers whom Attest knows by their connection alone.
+type Listeners struct{ HTTP, GRPC, Plugin []net.Listener }
 
 // Addresses say where to listen.
 type Addresses struct {
@@ -20,6 +21,8 @@ type Addresses struct {
 	// dapr-<AppID>-grpc.socket in this directory, as Dapr's --unix-domain-socket does.
 	SocketDir string
 	AppID     string
+	// PluginSocket, if set, is the path of the Unix socket for a daprd, which only its owner and group can connect to.
+	PluginSocket string
 }
 
 // Listen opens the sockets of a, all or none. A Unix socket that nobody listens to any more is replaced.
@@ -42,7 +45,28 @@ func Listen(ctx context.Context, a Addresses) (Listeners, error) {
 		closeAll(l.HTTP)
 		return Listeners{}, err
 	}
+	if l.Plugin, err = listenForPlugin(ctx, a.PluginSocket); err != nil {
+		closeAll(l.HTTP)
+		closeAll(l.GRPC)
+		return Listeners{}, err
+	}
 	return l, nil
+}
+
+// listenForPlugin opens the socket at path, if there is to be one. Who can write to the file can connect.
+func listenForPlugin(ctx context.Context, path string) ([]net.Listener, error) {
+	if path == "" {
+		return nil, nil
+	}
+	listeners, err := listenAll(ctx, "unix", []string{path})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		closeAll(listeners)
+		return nil, err
+	}
+	return listeners, nil
 }
 
 func listenAll(ctx context.Context, network string, addresses []string) ([]net.Listener, error) {

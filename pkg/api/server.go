@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -29,6 +30,7 @@ const (
 type Server struct {
 	http       *httpSkin
 	grpc       *grpcSkin
+	plugin     *pluginSkin
 	maxBody    int
 	readBuffer int
 	logger     *slog.Logger
@@ -73,6 +75,7 @@ func New(opts Options) *Server {
 	return &Server{
 		http:       &httpSkin{core: c, gate: g, health: &health{appID: opts.AppID, ready: ready}, maxBody: maxBody},
 		grpc:       &grpcSkin{core: c, gate: g},
+		plugin:     &pluginSkin{core: c, gate: g.bySocket(), ready: ready},
 		maxBody:    maxBody,
 		readBuffer: cmp.Or(opts.ReadBufferBytes, defaultReadBuffer),
 		logger:     logger,
@@ -88,6 +91,7 @@ func (s *Server) Handler() http.Handler { return s.http }
 func (s *Server) Run(ctx context.Context, l Listeners) error {
 	httpServer := s.newHTTPServer()
 	grpcServer := newGRPCServer(s.grpc, s.maxBody, s.readBuffer)
+	pluginServer := newPluginServer(s.plugin, s.maxBody)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, listener := range l.HTTP {
 		group.Go(func() error {
@@ -98,20 +102,25 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 		})
 	}
 	for _, listener := range l.GRPC {
-		group.Go(func() error {
-			if err := grpcServer.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-				return fmt.Errorf("serve gRPC on %s: %w", listener.Addr(), err)
-			}
-			return nil
-		})
+		group.Go(func() error { return serveGRPC(grpcServer, listener) })
+	}
+	for _, listener := range l.Plugin {
+		group.Go(func() error { return serveGRPC(pluginServer, listener) })
 	}
 	group.Go(func() error {
 		<-ctx.Done()
 		close(s.stopping)
-		stop(context.WithoutCancel(ctx), httpServer, grpcServer)
+		stop(context.WithoutCancel(ctx), httpServer, grpcServer, pluginServer)
 		return nil
 	})
 	return group.Wait()
+}
+
+func serveGRPC(server *grpc.Server, l net.Listener) error {
+	if err := server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve gRPC on %s: %w", l.Addr(), err)
+	}
+	return nil
 }
 
 // newHTTPServer returns a server that speaks HTTP/1.1 and, to clients that know it, HTTP/2 without TLS.
@@ -129,8 +138,8 @@ func (s *Server) newHTTPServer() *http.Server {
 	}
 }
 
-// stop ends both servers, in the grace period if their callers allow it.
-func stop(ctx context.Context, httpServer *http.Server, grpcServer *grpc.Server) {
+// stop ends the servers, in the grace period if their callers allow it.
+func stop(ctx context.Context, httpServer *http.Server, grpcServers ...*grpc.Server) {
 	ctx, cancel := context.WithTimeout(ctx, gracePeriod)
 	defer cancel()
 	var group errgroup.Group
@@ -140,11 +149,13 @@ func stop(ctx context.Context, httpServer *http.Server, grpcServer *grpc.Server)
 		}
 		return nil
 	})
-	group.Go(func() error {
-		kill := context.AfterFunc(ctx, grpcServer.Stop)
-		grpcServer.GracefulStop()
-		kill()
-		return nil
-	})
+	for _, server := range grpcServers {
+		group.Go(func() error {
+			kill := context.AfterFunc(ctx, server.Stop)
+			server.GracefulStop()
+			kill()
+			return nil
+		})
+	}
 	_ = group.Wait() // connections that would not close are gone with the process
 }
