@@ -21,7 +21,8 @@ func newPodSockets() podSockets { return podSockets{http: origin.New(), grpc: or
 
 // listeners adds the sockets of pods to those of the node.
 func (p podSockets) listeners(node api.Listeners) api.Listeners {
-	return api.Listeners{HTTP: append(node.HTTP, p.http), GRPC: append(node.GRPC, p.grpc)}
+	node.HTTP, node.GRPC = append(node.HTTP, p.http), append(node.GRPC, p.grpc)
+	return node
 }
 
 // add serves sockets as calls of one pod, until the func is called that it returns.

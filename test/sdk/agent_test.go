@@ -78,7 +78,7 @@ func start(t *testing.T) *agent {
 	a.write(t, "config.yaml", scopes)
 
 	cmd := exec.Command(binary, "run", "--app-id", "sdk-test", "--resources-path", resources, "--config", filepath.Join(a.dir, "config.yaml"),
-		"--http-address", a.http, "--grpc-address", a.grpc, "--metrics-address", "", "--csi-socket", "", "--state-dir", a.dir)
+		"--http-address", a.http, "--grpc-address", a.grpc, "--metrics-address", "", "--dapr-plugin-socket", filepath.Join(a.dir, "keywell.sock"), "--csi-socket", "", "--state-dir", a.dir)
 	cmd.Env = append(os.Environ(), "DAPR_API_TOKEN="+token, "SDKTEST_GREETING=hello")
 	log, err := os.Create(filepath.Join(a.dir, "agent.log"))
 	if err != nil {
