@@ -12,6 +12,7 @@ import (
 	"github.com/keywell/keywell/pkg/providers/kubernetes"
 	"github.com/keywell/keywell/pkg/providers/localenv"
 	"github.com/keywell/keywell/pkg/providers/localfile"
+	"github.com/keywell/keywell/pkg/providers/tencent"
 )
 
 // Drivers returns every driver that is compiled in, in the order of their types. The slice belongs to the caller.
@@ -20,6 +21,7 @@ func Drivers() []providers.Driver {
 		kubernetes.Driver(),
 		localenv.Driver(),
 		localfile.Driver(),
+		tencent.Driver(),
 	})
 	slices.SortFunc(all, func(a, b providers.Driver) int { return strings.Compare(a.Type, b.Type) })
 	return all

@@ -1,0 +1,5 @@
+// Package tencent is the driver for Tencent Cloud Secrets Manager (secretstores.tencentcloud.ssm), on Tencent's own SDK:
+// its common part, which signs and sends; the service's two calls are described here.
+//
+// A store reads as the agent, with keys. The SDK's errors hold answers whole, so only their codes are passed on.
+package tencent
