@@ -19,18 +19,27 @@ type Store interface {
 type Keeper[K comparable] struct {
 	store Store
 
-	mu   sync.Mutex
-	kept map[K]*entry
+	mu    sync.Mutex
+	kept  map[K]*entry
+	sweep int // how many make it worth looking for what has ended
+	swept time.Time
 }
+
+const (
+	firstSweep = 64
+	sweepPause = time.Second
+	maxKept    = 10_000 // arguments are the readers' choice, and each set of them has something issued
+)
 
 // New returns a Keeper that keeps nothing yet.
 func New[K comparable](store Store) *Keeper[K] {
-	return &Keeper[K]{store: store, kept: map[K]*entry{}}
+	return &Keeper[K]{store: store, kept: map[K]*entry{}, sweep: firstSweep}
 }
 
 // entry is what is kept under one key. Whoever has the turn owns the rest.
 type entry struct {
-	turn chan struct{}
+	turn   chan struct{}
+	handed bool // guarded by Keeper.mu; see Hand
 	issued
 	old []providers.Lease // replaced, and perhaps still alive
 }
@@ -46,7 +55,7 @@ func (k *Keeper[K]) Inherit(other *Keeper[K]) {
 		select {
 		case e.turn <- struct{}{}:
 			if e.known() {
-				next := &entry{turn: make(chan struct{}, 1), issued: e.issued, old: e.old}
+				next := &entry{turn: make(chan struct{}, 1), handed: e.handed, issued: e.issued, old: e.old}
 				next.unchecked = true
 				k.kept[key] = next
 			}
@@ -110,6 +119,24 @@ func (k *Keeper[K]) Adopt(ctx context.Context, key K, q providers.Query, p provi
 	return err
 }
 
+// Hand notes that somebody has what is kept under key who will not say when he is done with it: it is left to end by
+// itself.
+func (k *Keeper[K]) Hand(key K) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e := k.kept[key]; e != nil {
+		e.handed = true
+	}
+}
+
+// Handed tells whether Hand was called for what is kept under key.
+func (k *Keeper[K]) Handed(key K) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e := k.kept[key]
+	return e != nil && e.handed
+}
+
 // Drop forgets what is kept under key, and has the store end it.
 func (k *Keeper[K]) Drop(ctx context.Context, key K, q providers.Query) error {
 	e, leave, err := k.enter(ctx, key)
@@ -151,12 +178,17 @@ func (k *Keeper[K]) freshen(ctx context.Context, e *entry, q providers.Query) (b
 	return !e.replacementDue(time.Now()), nil
 }
 
-// enter waits for the turn of a key. leave gives it back, and forgets a key of which nothing is kept.
+// enter waits for the turn of a key. leave gives it back, and forgets a key of which nothing is kept. The error is
+// Throttled if too much is kept already, or why ctx ended.
 func (k *Keeper[K]) enter(ctx context.Context, key K) (e *entry, leave func(), err error) {
 	for {
 		k.mu.Lock()
 		e = k.kept[key]
 		if e == nil {
+			if !k.room(time.Now()) {
+				k.mu.Unlock()
+				return nil, nil, providers.Errorf(providers.Throttled, "%d secrets that the store has issued are alive, which are enough", maxKept)
+			}
 			e = &entry{turn: make(chan struct{}, 1)}
 			k.kept[key] = e
 		}
@@ -174,6 +206,29 @@ func (k *Keeper[K]) enter(ctx context.Context, key K) (e *entry, leave func(), e
 		}
 		<-e.turn // it was forgotten meanwhile
 	}
+}
+
+// room reports whether one more can be kept. Now and then it forgets what has ended. The caller holds k.mu.
+func (k *Keeper[K]) room(now time.Time) bool {
+	if len(k.kept) < k.sweep {
+		return true
+	}
+	if now.Sub(k.swept) < sweepPause {
+		return len(k.kept) < maxKept
+	}
+	k.swept = now
+	for key, e := range k.kept {
+		select {
+		case e.turn <- struct{}{}:
+			if e.over(now) {
+				delete(k.kept, key)
+			}
+			<-e.turn
+		default: // somebody needs it
+		}
+	}
+	k.sweep = min(max(2*len(k.kept), firstSweep), maxKept)
+	return len(k.kept) < maxKept
 }
 
 func (k *Keeper[K]) leave(key K, e *entry) {

@@ -359,3 +359,49 @@ func TestContextEnds(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 	})
 }
+
+// TestBounded: what has ended is forgotten, and no more is issued than can be kept.
+func TestBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{ttl: time.Hour, fixed: true}
+		k := lease.New[string](s)
+		fill := func(prefix string) (issued int) {
+			for i := range 11_000 {
+				_, err := k.Fetch(t.Context(), prefix+strconv.Itoa(i), providers.Query{})
+				switch {
+				case err == nil:
+					issued++
+				case providers.KindOf(err) != providers.Throttled:
+					t.Fatal(err)
+				}
+			}
+			return issued
+		}
+		if n := fill("a"); n != 10_000 {
+			t.Errorf("%d were issued", n)
+		}
+		if got := user(t, k, "a1"); got != "2" {
+			t.Errorf("what is kept: %q", got)
+		}
+		time.Sleep(2 * time.Hour)
+		if n := fill("b"); n != 10_000 {
+			t.Errorf("%d were issued after the others had ended", n)
+		}
+	})
+}
+
+func TestHand(t *testing.T) {
+	s := &store{ttl: time.Hour}
+	k := lease.New[string](s)
+	k.Hand("a") // nothing is kept
+	user(t, k, "a")
+	if k.Handed("a") {
+		t.Error("handed before it was issued")
+	}
+	k.Hand("a")
+	next := lease.New[string](s)
+	next.Inherit(k)
+	if !k.Handed("a") || !next.Handed("a") || k.Handed("b") {
+		t.Error("Handed is wrong")
+	}
+}

@@ -38,7 +38,6 @@ type installation struct {
 	mu      sync.Mutex
 	cache   *cache
 	flights map[key]*flight // key → its youngest flight
-	handed  map[key]bool    // what was issued and given to callers of the API, who do not tell when they are done with it
 	retired bool
 }
 
@@ -58,7 +57,6 @@ func newInstallation(r *Resolver, s Store) *installation {
 		gone:     make(chan struct{}),
 		cache:    newCache(settings.MaxEntries, settings.MaxBytes),
 		flights:  map[key]*flight{},
-		handed:   map[key]bool{},
 	}
 	if store, ok := s.Provider.(lease.Store); ok {
 		in.leases = lease.New[key](store)

@@ -60,7 +60,7 @@ func (r *Resolver) Release(req Request) {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.retired || in.handed[k] {
+	if in.retired || in.leases.Handed(k) {
 		return
 	}
 	if in.cache.drop(k) {
@@ -93,10 +93,8 @@ func (in *installation) hand(req *Request, a *answer) {
 	if !a.payload.Issued || req.Origin != originAPI {
 		return
 	}
-	if k, err := in.keyOf(req, false); err == nil {
-		in.mu.Lock()
-		in.handed[k] = true
-		in.mu.Unlock()
+	if k, err := in.keyOf(req, false); err == nil && in.leases != nil {
+		in.leases.Hand(k)
 	}
 }
 
