@@ -78,10 +78,14 @@ func (s *store) Renew(ctx context.Context, q providers.Query, l providers.Lease)
 		return providers.Lease{}, err
 	}
 	body := map[string]any{"lease_id": l.ID}
-	asked := time.Now()
-	a, _, err := who.do(ctx, request{method: http.MethodPost, path: "sys/leases/renew", body: body})
-	left := providers.Lease{ID: l.ID, Duration: time.Duration(a.LeaseDuration) * time.Second, Renewable: a.Renewable}
-	if refused(err) {
+	asked, left := time.Now(), providers.Lease{ID: l.ID}
+	if l.Renewable {
+		var a answer
+		a, _, err = who.do(ctx, request{method: http.MethodPost, path: "sys/leases/renew", body: body})
+		left.Duration, left.Renewable = time.Duration(a.LeaseDuration)*time.Second, a.Renewable
+	}
+	if !l.Renewable || refused(err) {
+		var a answer
 		a, _, err = who.do(ctx, request{method: http.MethodPost, path: "sys/leases/lookup", body: body})
 		left.Duration = time.Duration(number(a.Data["ttl"])) * time.Second
 		if refused(err) || err == nil && left.Duration <= 0 {
