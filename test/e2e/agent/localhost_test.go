@@ -126,7 +126,7 @@ func (c caller) address(t *testing.T) string {
 func installLocalhost(t *testing.T, namespaces ...string) {
 	t.Helper()
 	putVault(t)
-	install(t, withVault(namespaces...).with("localhost", values{"enabled": true}))
+	install(t, withVault(namespaces...).with("localhost", values{"enabled": true, "pods": "asked"}))
 }
 
 // TestLocalhost calls the API from pods that nothing has configured.
@@ -249,6 +249,31 @@ func TestLocalhostRefused(t *testing.T) {
 	kubectl(t, "annotate", "pod", "busy", "--namespace", ns, "keywell.dev/api=localhost")
 	wantEvent(t, ns, "busy", "port 3500 or 50001")
 	busy.refused(t, localhost+secretPath)
+}
+
+// TestLocalhostForAll gives every pod the API on localhost, but those that can't have it or won't.
+func TestLocalhostForAll(t *testing.T) {
+	putVault(t)
+	install(t, withVault("everybody").with("api", values{"enabled": false}).with("localhost", values{"enabled": true, "pods": "all"}))
+	ns := newNamespace(t, "everybody")
+	apply(t, reader(ns, "app"))
+	silent := caller{namespace: ns, name: "silent", init: true}
+	unwilling := caller{namespace: ns, name: "unwilling", annotations: map[string]string{"keywell.dev/api": "none"}}
+	sidecar := caller{namespace: ns, name: "sidecar", annotations: map[string]string{"dapr.io/enabled": "true"}}
+	host := caller{namespace: ns, name: "host", spec: "\n  hostNetwork: true"}
+	apply(t, silent.manifest()+unwilling.manifest()+sidecar.manifest()+host.manifest())
+	for _, c := range []caller{silent, unwilling, sidecar, host} {
+		c.pod().waitReady(t)
+	}
+	silent.answers(t)
+	silent.wants(t, theSecret, "get", localhost+secretPath)
+	for _, c := range []caller{unwilling, sidecar, host} {
+		c.refused(t, localhost+secretPath)
+	}
+	silent.refused(t, "http://"+cluster.NodeIP+":3500"+secretPath) // the node's port is off
+	if events := kubectl(t, "get", "events", "--namespace", ns, "-o", "name", "--field-selector", "reason=SecretsAPINotOnLocalhost"); events != "" {
+		t.Errorf("pods that asked for nothing have events: %s", events)
+	}
 }
 
 // wantEvent waits until a pod has an event that says so.
