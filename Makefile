@@ -72,6 +72,7 @@ chart-test: ## the chart, as Helm renders it, deploy/daemonset, and the image
 VAULT := .cache/vault/server-$(shell cat test/vault/go.sum test/vault/server/*.go | sha256sum | cut -c1-12)
 
 $(VAULT):
+	@mkdir -p $(@D)
 	cd test/vault && $(GO) build -ldflags '-s -w' -o $(abspath $@) ./server
 
 e2e-build: ## etcd, Kubernetes, containerd, runc and helm for the test cluster, from their Go modules; nothing where they are built

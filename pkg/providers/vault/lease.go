@@ -14,6 +14,7 @@ import (
 type leased struct {
 	token secret.Value
 	until time.Time // of the lease
+	ends  time.Time // of the token, as of when it was the session's last; zero: never
 }
 
 // holdsLeases tells whether a lease hangs on a token of the session. The caller holds s.mu.
@@ -23,33 +24,41 @@ func (s *session) holdsLeases(now time.Time) bool {
 }
 
 // hold notes that a lease hangs on a token, and keeps the token alive for as long as it lasts.
-func (s *session) hold(lease string, token secret.Value, until time.Time) {
+func (s *session) hold(lease string, l login, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holdsLeases(time.Now())
 	if s.leases == nil {
 		s.leases = map[string]leased{}
 	}
-	s.leases[lease] = leased{token: token, until: until}
+	s.leases[lease] = leased{token: l.token, until: until, ends: l.ends()}
 }
 
-// prolonged notes that a lease lasts longer, and returns until when its token does if nobody renews that. Zero: the token
-// does not end, or another process or session has it.
+// prolonged notes that a lease lasts longer, and returns until when its token does if nobody renews that: nobody does if the
+// session has another by now. Zero: the token does not end, or another process has it.
 func (s *session) prolonged(lease string, until time.Time) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l, ok := s.leases[lease]
-	if !ok || !l.token.Equal(s.login.token) {
+	if !ok {
 		return time.Time{}
 	}
 	l.until = until
+	current := l.token.Equal(s.login.token)
+	if current {
+		l.ends = s.login.ends()
+	}
 	s.leases[lease] = l
+	if !current {
+		return l.ends
+	}
 	return s.alone(s.login)
 }
 
-// alone returns when a login ends that nobody renews. One that is given from outside is found again after a restart.
+// alone returns when a login ends that nobody renews. The one in the manifest is found again after a restart; one in a file
+// may be replaced there by then.
 func (s *session) alone(l login) time.Time {
-	if s.set.auth.config.auth.method == methodToken {
+	if auth := s.set.auth.config.auth; auth.method == methodToken && auth.tokenPath == "" {
 		return time.Time{}
 	}
 	return l.ends()
@@ -64,7 +73,7 @@ func (s *session) released(lease string) {
 // leaseOf returns the lease that an answer came with.
 func (s *session) leaseOf(a answer, l login, asked time.Time) *providers.Lease {
 	lease := &providers.Lease{ID: a.LeaseID, Duration: time.Duration(a.LeaseDuration) * time.Second, Renewable: a.Renewable, Alone: s.alone(l)}
-	s.hold(lease.ID, l.token, asked.Add(lease.Duration))
+	s.hold(lease.ID, l, asked.Add(lease.Duration))
 	return lease
 }
 

@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -209,5 +210,38 @@ func TestCertificateIsKept(t *testing.T) {
 	other.Metadata = map[string]string{"common_name": "b.test", "ttl": "6s"}
 	if fields, _ := resolved(t, r, other); fields["certificate"] == first["certificate"] {
 		t.Error("other arguments got the same certificate")
+	}
+}
+
+// TestTokenFileReplaced: a lease of the token before is known to end with it.
+func TestTokenFileReplaced(t *testing.T) {
+	s := vaulttest.Shared(t)
+	mount := s.Mount(t, "pki")
+	s.Put(t, mount+"/root/generate/internal", map[string]any{"common_name": "ca.test", "ttl": "24h"})
+	s.Put(t, mount+"/roles/web", map[string]any{"allowed_domains": "test", "allow_subdomains": true, "max_ttl": "10h", "generate_lease": true})
+	policy := s.Policy(t, mount+"/*", "update")
+	path := writeFile(t, s.NewToken(t, "1h", policy))
+	p := open(t, map[string]string{"vaultAddr": s.Addr, "caPem": s.CA, "enginePath": mount, "vaultTokenMountPath": path})
+	q := providers.Query{Name: "issue/web", Metadata: map[string]string{"common_name": "a.test", "ttl": "5h"}}
+	payload, err := p.Fetch(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string, ends time.Time) {
+		t.Helper()
+		if left := time.Until(ends); left < 50*time.Minute || left > time.Hour {
+			t.Errorf("%s, the lease ends with its token in %v", when, left)
+		}
+	}
+	check("issued", payload.Lease.Alone)
+	for _, when := range []string{"with the token in the file", "with another there"} {
+		l, err := p.(providers.Issuer).Renew(t.Context(), q, *payload.Lease)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(when, l.Alone)
+		if err := os.WriteFile(path, []byte(s.NewToken(t, "10h", policy)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
