@@ -60,24 +60,45 @@ func (s Source) String() string { return Item{Ref: s.Ref}.String() }
 
 // Sources returns the secrets of all items, in their order: what has to be authorised and read.
 func (s Spec) Sources() []Source {
-	all := make([]Source, 0, len(s.Items))
-	for _, it := range s.Items {
-		all = append(all, it.sources()...)
+	all := make([]Source, 0, s.count())
+	for i := range s.Items {
+		all = s.Items[i].appendSources(all)
 	}
 	return all
 }
 
-func (it Item) sources() []Source {
+// count is how many Sources there are.
+func (s Spec) count() (n int) {
+	for i := range s.Items {
+		n += s.Items[i].count()
+	}
+	return n
+}
+
+func (it *Item) count() int {
+	switch {
+	case it.Template != nil:
+		return len(it.Secrets)
+	case it.hasPasswordField():
+		return 2
+	default:
+		return 1
+	}
+}
+
+func (it *Item) hasPasswordField() bool { return it.Password != nil && it.Password.Field != "" }
+
+func (it *Item) appendSources(all []Source) []Source {
 	if it.Template == nil {
-		all := []Source{{Ref: it.Ref, Optional: it.Optional, Parameters: it.Parameters, Own: it.Own}}
-		if it.Password != nil && it.Password.Field != "" {
+		all = append(all, Source{Ref: it.Ref, Optional: it.Optional, Parameters: it.Parameters, Own: it.Own})
+		if it.hasPasswordField() {
 			all = append(all, Source{As: "password", Ref: it.Password.Ref})
 		}
 		return all
 	}
-	all := slices.Clone(it.Secrets)
-	for i := range all {
-		all[i].Optional = all[i].Optional || it.Optional
+	for _, s := range it.Secrets {
+		s.Optional = s.Optional || it.Optional
+		all = append(all, s)
 	}
 	return all
 }
@@ -166,7 +187,7 @@ func (it Item) check(paths *pathSet) (problems []string) {
 	report := func(format string, args ...any) {
 		problems = append(problems, it.String()+": "+fmt.Sprintf(format, args...))
 	}
-	for _, s := range it.sources() {
+	for _, s := range it.appendSources(nil) {
 		of := ""
 		if s.As != "" {
 			of = "its secret ." + s.As + ": "

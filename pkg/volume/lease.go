@@ -141,7 +141,7 @@ func (s *Set) filesOf(v *volume) map[string]secret.Value {
 // itemOf returns the item that a source belongs to.
 func (s Spec) itemOf(source int) Item {
 	for _, it := range s.Items {
-		if n := len(it.sources()); source >= n {
+		if n := it.count(); source >= n {
 			source -= n
 			continue
 		}

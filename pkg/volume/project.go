@@ -26,7 +26,7 @@ type File struct {
 func (s Spec) Project(payloads []*providers.Payload) ([]File, error) {
 	p := projection{spec: s, paths: s.paths(), files: make([]File, 0, len(s.Items)), budget: template.NewBudget()}
 	for _, it := range s.Items {
-		own := payloads[:len(it.sources())]
+		own := payloads[:it.count()]
 		payloads = payloads[len(own):]
 		if it.Template != nil {
 			p.template(it, own)

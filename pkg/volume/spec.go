@@ -108,7 +108,7 @@ var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attr
 const maxItems = 1024
 
 func (s Spec) check() (problems []string) {
-	switch n := len(s.Sources()); {
+	switch n := s.count(); {
 	case n == 0 && !s.Socket && !s.Localhost:
 		return []string{`volume attribute "secrets" names no secret; list at least one`}
 	case n > maxItems:
