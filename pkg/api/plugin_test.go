@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
-	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/keywell/keywell/pkg/api"
@@ -95,9 +95,9 @@ func TestPlugin(t *testing.T) {
 	}{
 		"denied":             {func() error { _, err := client.Get(ctx, &componentsv1pb.GetSecretRequest{Key: "root"}); return err }, codes.PermissionDenied},
 		"missing":            {func() error { _, err := client.Get(ctx, &componentsv1pb.GetSecretRequest{Key: "no"}); return err }, codes.Internal},
-		"Init, no such":      {func() error { return initialise(client, component(t.Context(), "nowhere")) }, codes.InvalidArgument},
-		"Init, closed":       {func() error { return initialise(client, component(t.Context(), "broken")) }, codes.InvalidArgument},
-		"Init, no component": {func() error { return initialise(client, t.Context()) }, codes.InvalidArgument},
+		"Init, no such":      {func() error { return initialise(component(t.Context(), "nowhere"), client) }, codes.InvalidArgument},
+		"Init, closed":       {func() error { return initialise(component(t.Context(), "broken"), client) }, codes.InvalidArgument},
+		"Init, no component": {func() error { return initialise(t.Context(), client) }, codes.InvalidArgument},
 	} {
 		if err := tc.call(); status.Code(err) != tc.want {
 			t.Errorf("%s: %v", name, err)
@@ -105,7 +105,7 @@ func TestPlugin(t *testing.T) {
 	}
 }
 
-func initialise(client componentsv1pb.SecretStoreClient, ctx context.Context) error {
+func initialise(ctx context.Context, client componentsv1pb.SecretStoreClient) error {
 	_, err := client.Init(ctx, &componentsv1pb.SecretStoreInitRequest{})
 	return err
 }
@@ -113,16 +113,17 @@ func initialise(client componentsv1pb.SecretStoreClient, ctx context.Context) er
 // reflected lists the services as a daprd does.
 func reflected(t *testing.T, conn *grpc.ClientConn) (names []string) {
 	t.Helper()
-	stream, err := reflectionpb.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
+	both := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+	stream, err := conn.NewStream(t.Context(), both, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo") // v1's messages are the same
 	if err != nil {
 		t.Fatal(err)
 	}
 	request := &reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}
-	if err := stream.Send(request); err != nil {
+	if err := stream.SendMsg(request); err != nil {
 		t.Fatal(err)
 	}
-	answer, err := stream.Recv()
-	if err != nil {
+	answer := new(reflectionpb.ServerReflectionResponse)
+	if err := stream.RecvMsg(answer); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range answer.GetListServicesResponse().GetService() {
@@ -144,12 +145,12 @@ func TestPluginIsElsewhere(t *testing.T) {
 		return scope.Identity{AppID: appID}, nil
 	}
 	_, api := f.run().client(t)
-	if err := initialise(componentsv1pb.NewSecretStoreClient(api), component(t.Context(), "vault")); status.Code(err) == codes.OK {
+	if err := initialise(component(t.Context(), "vault"), componentsv1pb.NewSecretStoreClient(api)); status.Code(err) == codes.OK {
 		t.Error("the API's port is a plugin")
 	}
 	f.options.Registerer = nil
 	plugin := f.asPlugin()
-	if err := initialise(componentsv1pb.NewSecretStoreClient(plugin), component(t.Context(), "vault")); status.Code(err) != codes.Unauthenticated {
+	if err := initialise(component(t.Context(), "vault"), componentsv1pb.NewSecretStoreClient(plugin)); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("a caller who is not known: %v", err)
 	}
 }
