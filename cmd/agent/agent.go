@@ -19,6 +19,7 @@ import (
 	"github.com/keywell/keywell/pkg/localhost"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/builtin"
+	"github.com/keywell/keywell/pkg/providers/daprplugin"
 	"github.com/keywell/keywell/pkg/resolve"
 	"github.com/keywell/keywell/pkg/rotation"
 	"github.com/keywell/keywell/pkg/scope"
@@ -40,7 +41,8 @@ type agent struct {
 	watcher   *component.Watcher
 	resolver  *resolve.Resolver
 	stores    *stores.Set
-	volumes   *volume.Set // nil if there is no CSI socket
+	plugins   *daprplugin.Directory // nil: none
+	volumes   *volume.Set           // nil if there is no CSI socket
 	scheduler *rotation.Scheduler
 	csi       *csi.Server
 	api       *api.Server
@@ -74,7 +76,7 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 		token = secret.Value{} // each pod has its own
 	}
 	a.stores = stores.New(stores.Options{
-		Drivers: builtin.Drivers(), Resolver: a.resolver, Policy: a.policy.Policy, ServiceAccounts: accounts, Logger: log, Registerer: a.registry,
+		Drivers: builtin.Drivers(), Plugins: a.addPlugins(), Resolver: a.resolver, Policy: a.policy.Policy, ServiceAccounts: accounts, Logger: log, Registerer: a.registry,
 	})
 	a.watches = watch.New(watch.Options{Policy: &a.policy, Resolver: a.resolver, Tokens: a.tokens, Registerer: a.registry})
 	a.api = api.New(api.Options{
@@ -90,6 +92,15 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 		return a, nil
 	}
 	return a, a.addLocalhost()
+}
+
+// addPlugins makes what finds plugins, if there may be any, and returns how to ask it.
+func (a *agent) addPlugins() func(typ string) (providers.Driver, bool) {
+	if a.flags.plugins == "" {
+		return nil
+	}
+	a.plugins = daprplugin.New(a.flags.plugins)
+	return a.plugins.Driver
 }
 
 // addVolumes makes the parts that files need.
@@ -210,6 +221,9 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.watcher.Run(ctx) })
 	group.Go(func() error { return a.stores.Run(ctx) })
 	group.Go(func() error { return a.resolver.Run(ctx) })
+	if a.plugins != nil {
+		group.Go(func() error { return a.plugins.Run(ctx, a.stores.Retry) })
+	}
 	group.Go(func() error { return a.api.Run(ctx, listeners) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
 	group.Go(func() error { return a.serveHealth(ctx) })

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keywell/keywell/pkg/component"
 	"github.com/keywell/keywell/pkg/providers/builtin"
+	"github.com/keywell/keywell/pkg/providers/daprplugin"
 	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/stores"
 )
@@ -44,7 +45,11 @@ func check(_ context.Context, args []string, out, errOut io.Writer) error {
 		return err
 	}
 	manifests, problems := component.Load(m.sources())
-	problems = append(problems, stores.Check(manifests.Components, builtin.Drivers())...)
+	drivers := builtin.Drivers()
+	if m.plugins != "" {
+		drivers = append(drivers, daprplugin.New(m.plugins).Drivers()...)
+	}
+	problems = append(problems, stores.Check(manifests.Components, drivers)...)
 	slices.SortStableFunc(problems, func(a, b component.Problem) int {
 		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})

@@ -101,7 +101,9 @@ type Driver struct {
 	Type string
 	// Properties lists the metadata names that the driver understands, so that a misspelt one can be reported.
 	Properties []Property
-	// MultipleKeyValues tells, for an opened configuration, whether a secret may have several fields. Dapr's metadata
+	// AnyProperties is set for drivers that take metadata names which only they know: a plugin's.
+	AnyProperties bool
+	// MultipleKeyValues tells, for a configuration that Open has opened, whether a secret may have several fields. Dapr's metadata
 	// API reports it as the capability MULTIPLE_KEY_VALUES_PER_SECRET. Nil: never.
 	MultipleKeyValues func(Config) bool
 	// MissingIsEmpty is set for stores for which Dapr's API answers a secret that is missing or withheld with an empty
@@ -144,8 +146,9 @@ type Property struct {
 type Config struct {
 	Name       string // store name, for logs
 	Properties Properties
-	Identity   Identity     // one of the driver's Identities
-	Logger     *slog.Logger // never nil
+	Written    map[string]string // name of a property → the same as the manifest writes it, for who minds the case
+	Identity   Identity          // one of the driver's Identities
+	Logger     *slog.Logger      // never nil
 	// ServiceAccounts tells what is written on the pods' service accounts. Nil: the agent is not given the right to know.
 	ServiceAccounts ServiceAccounts
 }

@@ -13,7 +13,7 @@ import (
 // Check returns what Set would refuse (errors) and what looks like a mistake (warnings), in the order of the
 // components. It reads no environment variable and no secret, and does no I/O.
 func Check(components []component.Component, drivers []providers.Driver) []component.Problem {
-	known := byType(drivers)
+	known := builtinOnly(drivers)
 	wanted := make(map[string]component.Component, len(components))
 	for _, c := range components {
 		wanted[c.Name] = c
@@ -47,6 +47,7 @@ func checkProperties(c component.Component, driver providers.Driver) []component
 	for _, item := range c.Metadata {
 		property, ok := propertyOf(driver, item.Name)
 		switch {
+		case !ok && driver.AnyProperties:
 		case !ok && !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, item.Name) }):
 			problems = append(problems, warning(item, fmt.Sprintf("%q is not known to %s and ignored", item.Name, c.Type),
 				nearestRemedy(item.Name, names)))

@@ -160,6 +160,7 @@ type fixture struct {
 	live     scope.Live
 	env      map[string]string
 	log      strings.Builder
+	plugins  map[string]providers.Driver // type → driver; changed only while nothing is under way
 }
 
 // drivers returns the fake driver under two types, the second of which can be read as the pod, and under a third for
@@ -201,6 +202,7 @@ func run(t *testing.T, addresses []string, test func(f *fixture)) {
 		}
 		f.set = stores.New(stores.Options{
 			Drivers:   f.drivers(),
+			Plugins:   func(typ string) (providers.Driver, bool) { d, ok := f.plugins[typ]; return d, ok },
 			Logger:    slog.New(slog.NewTextHandler(&f.log, nil)),
 			Resolver:  f.resolver,
 			Policy:    f.live.Policy,

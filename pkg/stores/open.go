@@ -74,7 +74,7 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 		return o
 	}
 	cfg := providers.Config{
-		Name: a.wanted.Name, Properties: maps.Clone(properties), Identity: identity, Logger: s.opts.Logger.With("store", a.wanted.Name),
+		Name: a.wanted.Name, Properties: maps.Clone(properties), Written: written(a.wanted), Identity: identity, Logger: s.opts.Logger.With("store", a.wanted.Name),
 		ServiceAccounts: s.opts.ServiceAccounts,
 	}
 	provider, err := openProvider(ctx, driver, cfg, a.wanted.InitTimeout, a.store.opening)
@@ -88,6 +88,15 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 		multiple: driver.MultipleKeyValues != nil && driver.MultipleKeyValues(cfg),
 	}
 	return o
+}
+
+// written returns how c writes the names of its properties.
+func written(c component.Component) map[string]string {
+	names := make(map[string]string, len(c.Metadata))
+	for _, item := range c.Metadata {
+		names[strings.ToLower(item.Name)] = item.Name
+	}
+	return names
 }
 
 // lateness is how much later than its time a driver may return before it counts as one that does not.
@@ -167,12 +176,12 @@ func openFailed(c component.Component, err error) *problem {
 }
 
 // driverFor returns the driver of c's type.
-func driverFor(c component.Component, drivers map[string]providers.Driver) (providers.Driver, *problem) {
-	driver, ok := drivers[c.Type]
+func driverFor(c component.Component, drivers drivers) (providers.Driver, *problem) {
+	driver, ok := drivers.find(c.Type)
 	if ok {
 		return driver, nil
 	}
-	types := slices.Sorted(maps.Keys(drivers))
+	types := slices.Sorted(maps.Keys(drivers.builtin))
 	remedy := "write a type that this agent has: " + strings.Join(types, ", ")
 	if near, ok := component.Nearest(c.Type, types); ok {
 		remedy = fmt.Sprintf("write %q", near)

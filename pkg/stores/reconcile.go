@@ -98,14 +98,15 @@ func (s *Set) announceReady() {
 // takeNews marks as due what the news concern, and reports whether components were applied.
 func (s *Set) takeNews() (applied bool) {
 	s.news.Lock()
-	components, applied, changed := s.news.components, s.news.applied, s.news.changed
-	s.news.components, s.news.applied, s.news.changed = nil, false, map[secretName]bool{}
+	components, applied, changed, retry := s.news.components, s.news.applied, s.news.changed, s.news.retry
+	s.news.components, s.news.applied, s.news.changed, s.news.retry = nil, false, map[secretName]bool{}, false
 	s.news.Unlock()
 
 	if applied {
 		s.want(components)
 	}
 	for _, st := range s.stores {
+		st.due = st.due || retry && st.problem != nil
 		for secret := range changed {
 			st.due = st.due || refersTo(st.wanted, secret)
 		}
@@ -239,7 +240,7 @@ func (s *Set) show(st *store) {
 	if st.inService != nil {
 		kind = st.inService.driver // perhaps not the wanted one
 	}
-	driver := s.drivers[kind]
+	driver, _ := s.drivers.find(kind)
 	status := Status{
 		Name: c.Name, Namespace: c.Namespace, Type: kind, Version: c.Version, Scopes: c.Scopes,
 		MissingIsEmpty: driver.MissingIsEmpty, Selectors: driver.Selectors, Open: st.inService != nil,

@@ -29,6 +29,7 @@ type Resolver interface {
 // Options configures a Set.
 type Options struct {
 	Drivers   []providers.Driver
+	Plugins   func(typ string) (providers.Driver, bool) // finds drivers for types that Drivers has not; nil: none
 	Resolver  Resolver
 	Policy    func() *scope.Policy             // the policy in force, which decides about references
 	LookupEnv func(name string) (string, bool) // for envRef; nil: os.LookupEnv
@@ -41,7 +42,7 @@ type Options struct {
 // Set is the stores of this agent. It is safe for concurrent use.
 type Set struct {
 	opts    Options
-	drivers map[string]providers.Driver // type → driver
+	drivers drivers
 	metrics metrics
 	wake    chan struct{} // level trigger: there is news
 	ready   chan struct{}
@@ -49,6 +50,7 @@ type Set struct {
 	news struct { // what Run has not seen yet
 		sync.Mutex
 		applied    bool
+		retry      bool
 		components []component.Component // valid if applied
 		changed    map[secretName]bool
 	}
@@ -89,7 +91,7 @@ func New(opts Options) *Set {
 	}
 	s := &Set{
 		opts:    opts,
-		drivers: byType(opts.Drivers),
+		drivers: drivers{byType(opts.Drivers), opts.Plugins},
 		metrics: newMetrics(opts.Registerer),
 		wake:    make(chan struct{}, 1),
 		ready:   make(chan struct{}),
@@ -99,6 +101,23 @@ func New(opts Options) *Set {
 	s.shown.status = map[string]Status{}
 	return s
 }
+
+// drivers are those that are compiled in and those of plugins, which come and go.
+type drivers struct {
+	builtin map[string]providers.Driver // type → driver
+	plugins func(typ string) (providers.Driver, bool)
+}
+
+// find returns the driver of a type. One that is compiled in comes before a plugin.
+func (d drivers) find(typ string) (providers.Driver, bool) {
+	driver, ok := d.builtin[typ]
+	if !ok && d.plugins != nil {
+		return d.plugins(typ)
+	}
+	return driver, ok
+}
+
+func builtinOnly(all []providers.Driver) drivers { return drivers{builtin: byType(all)} }
 
 func byType(drivers []providers.Driver) map[string]providers.Driver {
 	m := make(map[string]providers.Driver, len(drivers))
@@ -123,6 +142,15 @@ func (s *Set) Apply(components []component.Component) {
 func (s *Set) Changed(store, name string) {
 	s.news.Lock()
 	s.news.changed[secretName{store, name}] = true
+	s.news.Unlock()
+	s.nudge()
+}
+
+// Retry tries every store again that is not as wanted: something beside the manifests has changed, such as which plugins
+// there are. It never blocks.
+func (s *Set) Retry() {
+	s.news.Lock()
+	s.news.retry = true
 	s.news.Unlock()
 	s.nudge()
 }

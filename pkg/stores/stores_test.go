@@ -515,3 +515,39 @@ func TestCheck(t *testing.T) {
 		`error: other.yaml:1: spec.type: couldn't find secret store secretstores.unheard.of/v1; write a type that this agent has: secretstores.fake, secretstores.plain, secretstores.twin`,
 	}, got)
 }
+
+// TestPlugins has a type that nobody knows become known later, and keep what its manifest writes as it is written.
+func TestPlugins(t *testing.T) {
+	run(t, []string{"a"}, func(f *fixture) {
+		c := store("a", value("vaultAddr", "x"))
+		c.Type = "secretstores.mine"
+		f.apply(c)
+		if got := f.reasons(); !strings.Contains(got, "a: closed") || !strings.Contains(got, "couldn't find secret store secretstores.mine/v1") {
+			t.Errorf("without a plugin: %s", got)
+		}
+		var written map[string]string
+		plugin := f.driver()
+		plugin.Type, plugin.AnyProperties = c.Type, true
+		open := plugin.Open
+		plugin.Open = func(ctx context.Context, cfg providers.Config) (providers.Provider, error) {
+			written = cfg.Written
+			return open(ctx, cfg)
+		}
+		f.plugins = map[string]providers.Driver{c.Type: plugin}
+		f.pass(time.Hour)
+		if got := f.reasons(); !strings.Contains(got, "a: closed") {
+			t.Errorf("before anybody said that there is something new: %s", got)
+		}
+		f.set.Retry()
+		synctest.Wait()
+		equal(t, "with the plugin", "a: open", f.reasons())
+		equal(t, "a property's name", "vaultAddr", written["vaultaddr"])
+		f.resolver.take()
+		f.set.Retry()
+		synctest.Wait()
+		equal(t, "what is open is left alone", "", f.resolver.take())
+		for _, p := range stores.Check([]component.Component{c}, append(f.drivers(), plugin)) {
+			t.Errorf("problem: %v", p)
+		}
+	})
+}

@@ -1,0 +1,43 @@
+package daprplugin
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/keywell/keywell/pkg/providers"
+)
+
+// kinds maps what plugins answer. Most of those for Dapr know Unknown only, for whatever went wrong; that is taken for a
+// failure that may pass, so that the last good answer stays.
+var kinds = map[codes.Code]providers.Kind{
+	codes.NotFound:           providers.NotFound,
+	codes.PermissionDenied:   providers.Denied,
+	codes.Unauthenticated:    providers.Denied,
+	codes.InvalidArgument:    providers.Invalid,
+	codes.FailedPrecondition: providers.Invalid,
+	codes.OutOfRange:         providers.Invalid,
+	codes.Unimplemented:      providers.Invalid,
+	codes.ResourceExhausted:  providers.Throttled,
+}
+
+// early is how long before a deadline here the plugin, which has the same one, may give up.
+const early = 10 * time.Millisecond
+
+// failure returns the error for a call that failed, without the plugin's text.
+func failure(ctx context.Context, call string, err error) error {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < early {
+		<-ctx.Done()
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	code := status.Code(err)
+	kind, ok := kinds[code]
+	if !ok {
+		kind = providers.Unavailable
+	}
+	return providers.Errorf(kind, "plugin answers %s with %v; its own log may say why", call, code)
+}
