@@ -12,16 +12,14 @@ import (
 	"github.com/keywell/keywell/pkg/providers/kubernetes"
 	"github.com/keywell/keywell/pkg/providers/localenv"
 	"github.com/keywell/keywell/pkg/providers/localfile"
-	"github.com/keywell/keywell/pkg/providers/tencent"
 )
 
 // Drivers returns every driver that is compiled in, in the order of their types. The slice belongs to the caller.
 func Drivers() []providers.Driver {
-	all := slices.Concat(awsDrivers(), azureDrivers(), gcpDrivers(), vaultDrivers(), []providers.Driver{
+	all := slices.Concat(alibabaDrivers(), awsDrivers(), azureDrivers(), gcpDrivers(), tencentDrivers(), vaultDrivers(), []providers.Driver{
 		kubernetes.Driver(),
 		localenv.Driver(),
 		localfile.Driver(),
-		tencent.Driver(),
 	})
 	slices.SortFunc(all, func(a, b providers.Driver) int { return strings.Compare(a.Type, b.Type) })
 	return all

@@ -1,0 +1,222 @@
+// Package alibabatest is a fake of Alibaba Cloud OOS Parameter Store (signature ACS3-HMAC-SHA256) on loopback. It computes
+// every signature again, refuses calls that it does not know, and puts the secret that was asked for into its error
+// messages. Failures can be injected.
+package alibabatest
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Server is the fake. It is safe for concurrent use.
+type Server struct {
+	URL string
+
+	mu             sync.Mutex
+	id, key, token string
+	parameters     map[string][]string // name → values, oldest first
+	fault          func(name string) *Fault
+}
+
+// Fault is how a call fails. The zero Fault breaks the connection within the answer.
+type Fault struct {
+	Code   string
+	Status int
+	Hang   bool // until the client gives up
+}
+
+// NewServer starts a server that ends with the test and takes requests signed with the keys.
+func NewServer(t testing.TB, id, key, token string) *Server {
+	s := &Server{id: id, key: key, token: token, parameters: map[string][]string{}}
+	web := httptest.NewServer(http.HandlerFunc(s.serve))
+	t.Cleanup(func() {
+		web.CloseClientConnections() // hanging handlers end
+		web.Close()
+	})
+	s.URL = web.URL
+	return s
+}
+
+// Put adds a version and returns its number.
+func (s *Server) Put(name, value string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parameters[name] = append(s.parameters[name], value)
+	return strconv.Itoa(len(s.parameters[name]))
+}
+
+// Delete removes a parameter.
+func (s *Server) Delete(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.parameters, name)
+}
+
+// Fail asks f about every later call, by the parameter's name; nil is no fault.
+func (s *Server) Fail(f func(name string) *Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = f
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if code, status := s.authenticate(r); code != "" {
+		refuse(w, status, code, "the signature is not valid")
+		return
+	}
+	if r.Header.Get("x-acs-version") != "2019-06-01" || r.URL.Query().Get("RegionId") == "" {
+		refuse(w, http.StatusBadRequest, "InvalidParameter", "version or region")
+		return
+	}
+	name := r.URL.Query().Get("Name")
+	s.mu.Lock()
+	out, code, status := s.do(r.Header.Get("x-acs-action"), r.URL.Query())
+	var fault *Fault
+	if s.fault != nil {
+		fault = s.fault(name)
+	}
+	s.mu.Unlock()
+	switch {
+	case fault != nil:
+		fail(w, r, *fault, fmt.Sprint(out))
+	case code != "":
+		refuse(w, status, code, name)
+	default:
+		answer(w, out)
+	}
+}
+
+const pageSize = 50
+
+func (s *Server) do(action string, q url.Values) (out map[string]any, code string, status int) {
+	switch action {
+	case "GetSecretParameter":
+		values := s.parameters[q.Get("Name")]
+		n := len(values)
+		if v := q.Get("ParameterVersion"); v != "" {
+			var err error
+			if n, err = strconv.Atoi(v); err != nil {
+				return nil, "InvalidParameter", http.StatusBadRequest
+			}
+		}
+		if n < 1 || n > len(values) {
+			return nil, "EntityNotExists.Parameter", http.StatusNotFound
+		}
+		if q.Get("WithDecryption") != "true" {
+			return nil, "InvalidParameter", http.StatusBadRequest
+		}
+		return map[string]any{"Parameter": map[string]any{"Name": q.Get("Name"), "Type": "Secret", "Value": values[n-1], "ParameterVersion": n}}, "", 0
+	case "GetSecretParametersByPath":
+		return s.list(q)
+	default:
+		return nil, "InvalidAction.NotFound", http.StatusNotFound
+	}
+}
+
+func (s *Server) list(q url.Values) (out map[string]any, code string, status int) {
+	if q.Get("Recursive") != "true" || q.Get("Path") == "" {
+		return nil, "InvalidParameter", http.StatusBadRequest
+	}
+	var names []string
+	for name := range s.parameters {
+		if strings.HasPrefix("/"+strings.TrimPrefix(name, "/"), q.Get("Path")) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	slices.Reverse(names)
+	start, _ := strconv.Atoi(q.Get("NextToken"))
+	end := min(start+pageSize, len(names))
+	page := []any{}
+	for _, name := range names[min(start, len(names)):end] {
+		page = append(page, map[string]any{"Name": name, "Type": "Secret"})
+	}
+	out = map[string]any{"Parameters": page, "TotalCount": len(names)}
+	if end < len(names) {
+		out["NextToken"] = strconv.Itoa(end)
+	}
+	return out, "", 0
+}
+
+var authorization = regexp.MustCompile(`^ACS3-HMAC-SHA256 Credential=([^,]+),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{64})$`)
+
+// authenticate returns code and status of what is wrong with a signature. Source:
+// https://www.alibabacloud.com/help/en/sdk/product-overview/v3-request-structure-and-signature.
+func (s *Server) authenticate(r *http.Request) (code string, status int) {
+	m := authorization.FindStringSubmatch(r.Header.Get("Authorization"))
+	at, err := time.Parse(time.RFC3339, r.Header.Get("x-acs-date"))
+	body, bodyErr := io.ReadAll(r.Body)
+	switch {
+	case m == nil || err != nil || bodyErr != nil || r.Header.Get("x-acs-signature-nonce") == "" || r.Header.Get("x-acs-content-sha256") != sum(string(body)):
+		return "IncompleteSignature", http.StatusBadRequest
+	case m[1] != s.id:
+		return "InvalidAccessKeyId.NotFound", http.StatusNotFound
+	case r.Header.Get("x-acs-security-token") != s.token:
+		return "InvalidSecurityToken.Malformed", http.StatusBadRequest
+	case time.Since(at).Abs() > 15*time.Minute:
+		return "InvalidTimeStamp.Expired", http.StatusBadRequest
+	}
+	var headers strings.Builder
+	for _, name := range strings.Split(m[2], ";") {
+		value := strings.Join(r.Header.Values(name), ",")
+		if name == "host" {
+			value = r.Host
+		}
+		fmt.Fprintf(&headers, "%s:%s\n", name, strings.TrimSpace(value))
+	}
+	query := strings.ReplaceAll(r.URL.Query().Encode(), "+", "%20")
+	canonical := fmt.Sprintf("%s\n/\n%s\n%s\n%s\n%s", r.Method, query, headers.String(), m[2], sum(string(body)))
+	h := hmac.New(sha256.New, []byte(s.key))
+	h.Write([]byte("ACS3-HMAC-SHA256\n" + sum(canonical)))
+	if hex.EncodeToString(h.Sum(nil)) != m[3] {
+		return "SignatureDoesNotMatch", http.StatusBadRequest
+	}
+	return "", 0
+}
+
+func sum(text string) string {
+	digest := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(digest[:])
+}
+
+func answer(w http.ResponseWriter, out map[string]any) {
+	out["RequestId"] = "request-1"
+	w.Header().Set("Content-Type", "application/json;charset=utf-8")
+	_ = json.NewEncoder(w).Encode(out)
+}
+
+func refuse(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/json;charset=utf-8")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"Code": code, "Message": message, "RequestId": "request-1"})
+}
+
+// fail answers with a fault. The text holds what the answer would have been.
+func fail(w http.ResponseWriter, r *http.Request, f Fault, text string) {
+	switch {
+	case f.Hang:
+		<-r.Context().Done()
+	case f.Code != "":
+		refuse(w, f.Status, f.Code, text)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "100000")
+		_, _ = io.WriteString(w, `{"Parameter":{"Value":"`+text[:len(text)/2])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}

@@ -1,0 +1,138 @@
+package alibaba_test
+
+import (
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywell/keywell/internal/loopback"
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/alibaba"
+	"github.com/keywell/keywell/pkg/providers/alibaba/alibabatest"
+	"github.com/keywell/keywell/pkg/providers/providertest"
+	"github.com/keywell/keywell/pkg/secret"
+)
+
+const (
+	id    = "LTAIEXAMPLE"
+	key   = "k3y-of-alibaba"
+	token = "t0ken"
+)
+
+func properties(server *alibabatest.Server, more map[string]string) providers.Properties {
+	p := providers.Properties{}
+	for name, value := range map[string]string{
+		"regionId": "cn-hangzhou", "accessKeyId": id, "accessKeySecret": key, "securityToken": token, "endpoint": server.URL,
+	} {
+		p[strings.ToLower(name)] = secret.FromString(value)
+	}
+	for name, value := range more {
+		p[strings.ToLower(name)] = secret.FromString(value)
+	}
+	return p
+}
+
+func open(t *testing.T, p providers.Properties, log *slog.Logger) providers.Provider {
+	t.Helper()
+	got, err := alibaba.DriverDialing(loopback.Dialer(t)).Open(t.Context(), providers.Config{Name: "alibaba", Properties: p, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = got.Close() })
+	return got
+}
+
+func TestConformance(t *testing.T) {
+	providertest.Run(t, providertest.Harness{
+		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
+			server := alibabatest.NewServer(t, id, key, token)
+			return providertest.Store{
+				Provider: open(t, properties(server, nil), log),
+				Put:      func(name string, fields map[string]string) string { return server.Put(name, fields[name]) },
+				Delete:   server.Delete,
+				Faults:   faults(server),
+				Hang:     func() { server.Fail(func(string) *alibabatest.Fault { return &alibabatest.Fault{Hang: true} }) },
+			}
+		},
+		Lists:          true,
+		PageSize:       50,
+		MaxValue:       4 << 10,
+		UnknownVersion: "1000",
+	})
+}
+
+func faults(server *alibabatest.Server) map[providers.Kind]func(string) {
+	all := map[providers.Kind]func(string){}
+	for kind, f := range map[providers.Kind]alibabatest.Fault{
+		providers.NotFound:    {Code: "EntityNotExists.Parameter", Status: 404},
+		providers.Denied:      {Code: "Forbidden.RAM", Status: 403},
+		providers.Invalid:     {Code: "InvalidParameter", Status: 400},
+		providers.Unavailable: {Code: "InternalError", Status: 500},
+		providers.Throttled:   {Code: "Throttling.User", Status: 400},
+	} {
+		all[kind] = func(name string) {
+			server.Fail(func(asked string) *alibabatest.Fault {
+				if asked == name {
+					return &f
+				}
+				return nil
+			})
+		}
+	}
+	return all
+}
+
+func TestPath(t *testing.T) {
+	server := alibabatest.NewServer(t, id, key, token)
+	p := open(t, properties(server, nil), slog.New(slog.DiscardHandler))
+	for _, name := range []string{"/prod/db", "/prod/api/key", "/dev/db"} {
+		server.Put(name, "c4n4ry")
+	}
+	names, err := p.(providers.Lister).List(t.Context(), providers.Query{Metadata: map[string]string{"path": "/prod/"}})
+	if err != nil || !slices.Equal(names, []string{"/prod/api/key", "/prod/db"}) {
+		t.Errorf("names %v, %v", names, err)
+	}
+	got, err := p.Fetch(t.Context(), providers.Query{Name: "/prod/db"})
+	if err != nil || string(got.Fields["/prod/db"].Reveal()) != "c4n4ry" || got.Version != "1" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, version := range []string{"x", "0", "-1", "1&x=2"} {
+		if _, err := p.Fetch(t.Context(), providers.Query{Name: "/prod/db", Version: version}); providers.KindOf(err) != providers.Invalid {
+			t.Errorf("version %s: %v", version, err)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	server := alibabatest.NewServer(t, id, key, token)
+	server.Put("db", "c4n4ry")
+	server.Put("half", "c4n4ry")
+	server.Fail(func(name string) *alibabatest.Fault {
+		return map[string]*alibabatest.Fault{"half": {}}[name]
+	})
+	for name, tt := range map[string]struct {
+		secret string
+		more   map[string]string
+		kind   providers.Kind
+		text   string
+	}{
+		"wrong key":   {"db", map[string]string{"accessKeySecret": "other"}, providers.Denied, "SignatureDoesNotMatch"},
+		"wrong id":    {"db", map[string]string{"accessKeyId": "other"}, providers.Denied, "InvalidAccessKeyId.NotFound"},
+		"no token":    {"db", map[string]string{"securityToken": ""}, providers.Denied, "InvalidSecurityToken.Malformed"},
+		"half a body": {"half", nil, providers.Unavailable, ""},
+		"nobody":      {"db", map[string]string{"endpoint": "http://127.0.0.1:1"}, providers.Unavailable, "refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := open(t, properties(server, tt.more), slog.New(slog.DiscardHandler)).Fetch(t.Context(), providers.Query{Name: tt.secret})
+			if err == nil || providers.KindOf(err) != tt.kind || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "c4n4ry") {
+				t.Errorf("error %v, want %v with %q", err, tt.kind, tt.text)
+			}
+		})
+	}
+	for name, value := range map[string]string{"endpoint": "x", "regionId": "evil.example/"} {
+		if _, err := alibaba.Driver().Open(t.Context(), providers.Config{Properties: properties(server, map[string]string{name: value})}); providers.KindOf(err) != providers.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
