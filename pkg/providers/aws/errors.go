@@ -68,6 +68,11 @@ var kinds = map[string]providers.Kind{
 
 // failed maps an error of the SDK. Only the code of what AWS said is repeated, not its words.
 func failed(ctx context.Context, action, resource string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) { // of the call, whose deadline is the caller's and may be first by a moment
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < time.Second {
+			<-ctx.Done()
+		}
+	}
 	if ctx.Err() != nil {
 		return providers.Errorf(providers.Unavailable, "%s: wait for AWS: %w", action, ctx.Err())
 	}
