@@ -180,7 +180,7 @@ func (a *agent) podsChanged() {
 func (a *agent) rotate(ctx context.Context, id string) (time.Time, error) {
 	outcome, err := a.volumes.Rotate(ctx, id)
 	if a.cluster != nil {
-		a.cluster.tell(outcome.Identity, outcome.Changed, err)
+		a.cluster.tell(outcome, err)
 	}
 	return outcome.Next, err
 }

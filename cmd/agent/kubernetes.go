@@ -22,6 +22,7 @@ import (
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/secret"
+	"github.com/keywell/keywell/pkg/volume"
 )
 
 // kubernetesFlags are the flags of agent run that only matter on a node of Kubernetes.
@@ -151,14 +152,18 @@ func (c *cluster) notReady() []string {
 }
 
 // tell shows the owner of a pod what a rotation of its volume did, unless it did nothing.
-func (c *cluster) tell(id scope.Identity, changed bool, err error) {
-	switch {
-	case errors.Is(err, providers.ErrBadToken) && !c.stays(id.PodUID):
-		// A pod's token ends with it, and its volume a little later.
-	case err != nil:
-		c.events.Emit(kube.Event{Pod: id, Reason: reason(err), Message: "files are kept as they are: " + err.Error()})
-	case changed:
-		c.events.Emit(kube.Event{Pod: id, Reason: kube.Rotated, Message: "files were rewritten: a secret has changed"})
+func (c *cluster) tell(o volume.Outcome, err error) {
+	if errors.Is(err, providers.ErrBadToken) && !c.stays(o.Identity.PodUID) {
+		return // a pod's token ends with it, and its volume a little later
+	}
+	if err != nil {
+		c.events.Emit(kube.Event{Pod: o.Identity, Reason: reason(err), Message: "files are kept as they are: " + err.Error()})
+	}
+	if o.Stale != "" {
+		c.events.Emit(kube.Event{Pod: o.Identity, Reason: kube.StoreDown, Message: "files may be out of date: " + o.Stale})
+	}
+	if o.Changed {
+		c.events.Emit(kube.Event{Pod: o.Identity, Reason: kube.Rotated, Message: "files were rewritten: a secret has changed"})
 	}
 }
 

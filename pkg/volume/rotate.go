@@ -74,7 +74,7 @@ func (s *Set) rotate(ctx context.Context, v *volume, origin string, tokens provi
 	if changed {
 		s.log(slog.LevelInfo, "volume rotated", &v.record, slog.Int("files", len(content.files)))
 	}
-	return Outcome{Identity: v.record.Identity, Changed: changed, Next: content.due}, nil
+	return Outcome{Identity: v.record.Identity, Changed: changed, Stale: content.stale, Next: content.due}, nil
 }
 
 // update makes files the content of a published volume, and reports whether they were not yet.

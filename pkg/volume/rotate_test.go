@@ -164,9 +164,12 @@ func TestStaleSecretsMakeAVolumeAbnormal(t *testing.T) {
 	if text := log.String(); !strings.Contains(text, "level=WARN") || strings.Contains(text, "level=ERROR") {
 		t.Errorf("the log of a stale secret: %s", text)
 	}
+	if out, err := n.Rotate(t.Context(), "v"); err != nil || !strings.Contains(out.Stale, "last confirmed at") {
+		t.Errorf("rotate: %+v, %v", out, err)
+	}
 	n.store.stale = false
-	if _, err := n.Rotate(t.Context(), "v"); err != nil {
-		t.Fatal(err)
+	if out, err := n.Rotate(t.Context(), "v"); err != nil || out.Stale != "" {
+		t.Fatalf("rotate: %+v, %v", out, err)
 	}
 	if c := n.condition(t, "v"); c.Abnormal {
 		t.Errorf("condition is %+v", c)

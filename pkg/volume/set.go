@@ -110,6 +110,7 @@ type Request struct {
 type Outcome struct {
 	Identity scope.Identity // whose volume it is
 	Changed  bool           // the files were replaced
+	Stale    string         // says which secret its store could not confirm, and since when; empty: none
 	Next     time.Time      // when to rotate again; set even if Rotate fails
 }
 

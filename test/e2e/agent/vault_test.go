@@ -21,6 +21,7 @@ type vaultServer struct {
 	Addr  string `json:"addr"`
 	CA    string `json:"ca"`
 	Token string `json:"token"`
+	Key   string `json:"unseal_key"`
 
 	client *http.Client
 	audit  string // file with a line of JSON for each request and each answer
@@ -92,6 +93,24 @@ func (v *vaultServer) call(t *testing.T, method, path string, body values) map[s
 		t.Fatalf("%s %s: %s %v", method, path, resp.Status, answer.Errors)
 	}
 	return answer.Data
+}
+
+// serves is nil once the server answers again after it was unsealed.
+func (v *vaultServer) serves(t *testing.T) error {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, v.Addr+"/v1/sys/health", http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := v.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("its health is %s", resp.Status)
+	}
+	return nil
 }
 
 // count returns how many requests for paths with the prefix Vault has answered.
@@ -217,21 +236,37 @@ func TestVault(t *testing.T) {
 
 	v.policy(t, rules[1:]...)
 	put("not for you")
-	eventually(t, patience, func() error {
-		events := kubectl(t, "get", "events", "--namespace", ns, "--output", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`)
-		if !strings.Contains(events, "files are kept as they are") {
-			return fmt.Errorf("no event says that the read is denied:\n%s", events)
-		}
-		return nil
-	})
+	waitEvent(t, ns, "files are kept as they are")
 	p.wantFile(t, "db/password", "third")
 	v.policy(t, rules...)
 	waitFile(t, patience, file, "not for you")
+
+	t.Run("sealed", func(t *testing.T) {
+		v.call(t, http.MethodPut, "sys/seal", nil)
+		waitEvent(t, ns, "files may be out of date")
+		p.wantFile(t, "db/password", "not for you")
+		v.call(t, http.MethodPut, "sys/unseal", values{"key": v.Key})
+		eventually(t, patience, func() error { return v.serves(t) })
+		put("unsealed")
+		waitFile(t, patience, file, "unsealed")
+	})
 
 	p.delete(t)
 	eventually(t, patience, func() error {
 		if at := v.call(t, http.MethodGet, "pki/cert/"+serial, nil)["revocation_time"]; fmt.Sprint(at) == "0" {
 			return fmt.Errorf("the certificate of the pod that is gone is not revoked")
+		}
+		return nil
+	})
+}
+
+// waitEvent waits until an event of the namespace says that.
+func waitEvent(t *testing.T, namespace, text string) {
+	t.Helper()
+	eventually(t, patience, func() error {
+		events := kubectl(t, "get", "events", "--namespace", namespace, "--output", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`)
+		if !strings.Contains(events, text) {
+			return fmt.Errorf("no event says %q:\n%s", text, events)
 		}
 		return nil
 	})
