@@ -206,7 +206,7 @@ func TestFailover(t *testing.T) {
 	for name, f := range map[string]awstest.Fault{"breaks": {}, "hangs": {Hang: true}, "throttles": {Code: "ThrottlingException"}, "down": {Code: "x", Status: 503}} {
 		server.Fail(func(awstest.Call) *awstest.Fault { return &f })
 		for _, p := range []providers.Provider{secrets(t, server, more), parameters(t, server, more)} {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 			if _, err := p.Fetch(ctx, providers.Query{Name: "db"}); err != nil {
 				t.Errorf("first region %s: %v", name, err)
 			}
