@@ -63,15 +63,16 @@ type Auditor interface {
 // Stores tells which stores are configured. It is called for each request and must be quick. It is safe for concurrent
 // use.
 type Stores interface {
-	// Store returns the store called name.
-	Store(name string) (Store, bool)
-	// Stores returns all stores, sorted by name.
+	// Store returns the store of a key.
+	Store(key string) (Store, bool)
+	// Stores returns all stores, sorted by key.
 	Stores() []Store
 }
 
 // Store is what the API needs to know of a configured store.
 type Store struct {
-	Name         string
+	Key          string // names the store in the policy and the resolver
+	Name         string // names it for callers of its namespace
 	Type         string // Dapr's component type
 	Version      string
 	Capabilities []string // as Dapr's metadata API reports them

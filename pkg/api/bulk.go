@@ -39,8 +39,8 @@ func (c *core) bulk(ctx context.Context, id scope.Identity, q query, f format) (
 		return bulkAnswer{}, c.refuse(ctx, policy, id, ref, err)
 	}
 	key := bulkKey{id: id, ref: ref, format: f}
-	basis := bulkBasis{policy: policy, epoch: c.resolver.Epoch(q.store)} // taken before reading, so that a change meanwhile shows
-	cacheable := rest == nil                                             // the rest may select other names
+	basis := bulkBasis{policy: policy, epoch: c.resolver.Epoch(list.Ref().Store)} // taken before reading, so that a change meanwhile shows
+	cacheable := rest == nil                                                      // the rest may select other names
 	if cacheable && !q.fresh {
 		if answer, ok := c.bulks.get(key, basis, time.Now()); ok && (answer.incomplete == 0 || !q.failsOnError()) {
 			c.audit.AuditBulk(ctx, origin, list, answer.secrets)

@@ -92,5 +92,5 @@ func (c *bulkCache) remove(element *list.Element) {
 func (e *bulkEntry) size() int {
 	id, ref := e.key.id, e.key.ref
 	return bulkOverhead + cap(e.answer.body) + len(id.Namespace) + len(id.ServiceAccount) + len(id.Pod) + len(id.PodUID) +
-		len(id.AppID) + len(ref.Store) + len(ref.Version) + len(ref.Stage) + len(ref.Namespace)
+		len(id.AppID) + len(id.Configuration) + len(ref.Store) + len(ref.Version) + len(ref.Stage) + len(ref.Namespace)
 }

@@ -172,7 +172,7 @@ func (c *core) subscribeItems(ctx context.Context, id scope.Identity, s selectio
 	if err != nil {
 		return nil, err
 	}
-	store, _ := c.stores.Store(s.store)
+	store, _ := c.stores.Store(c.policy.Policy().Key(id, s.store))
 	ref, rest := s.selectors(store.Selectors)
 	refs := make([]scope.Ref, 0, max(1, len(s.keys)))
 	for _, ref.Name = range s.keys {

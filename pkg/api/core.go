@@ -114,7 +114,8 @@ func (c *core) openStore(ctx context.Context, policy *scope.Policy, id scope.Ide
 	if q.size() > maxQuery {
 		return Store{}, newFault(tooLarge, reasonBadRequest, maxQuery)
 	}
-	if s, ok := c.stores.Store(q.store); ok && s.Open && policy.Visible(id, q.store) {
+	key := policy.Key(id, q.store)
+	if s, ok := c.stores.Store(key); ok && s.Open && policy.Visible(id, key) {
 		return s, nil
 	}
 	ref := scope.Ref{Store: q.store, Name: q.name}
@@ -122,6 +123,7 @@ func (c *core) openStore(ctx context.Context, policy *scope.Policy, id scope.Ide
 	if !errors.Is(err, scope.ErrStoreNotFound) { // the policy is not in the way
 		err = errNotInService
 	}
+	ref.Store = key
 	c.audit.AuditDenied(ctx, origin, id, ref, err)
 	return Store{}, c.missingStore(policy, id, q.store)
 }
@@ -129,10 +131,11 @@ func (c *core) openStore(ctx context.Context, policy *scope.Policy, id scope.Ide
 // missingStore returns the failure for a store that is not there for id. As in Dapr, it depends on whether any other is.
 func (c *core) missingStore(policy *scope.Policy, id scope.Identity, name string) *fault {
 	anyOpen, closed := false, false
+	key := policy.Key(id, name)
 	for _, s := range c.stores.Stores() {
-		if policy.Visible(id, s.Name) {
+		if policy.Visible(id, s.Key) {
 			anyOpen = anyOpen || s.Open
-			closed = closed || s.Name == name && !s.Open
+			closed = closed || s.Key == key && !s.Open
 		}
 	}
 	f := newFault(noStores, reasonStoresNotConfigured)
@@ -148,7 +151,9 @@ func (c *core) missingStore(policy *scope.Policy, id scope.Identity, name string
 
 // refuse records that the policy said no, and returns what the caller is told.
 func (c *core) refuse(ctx context.Context, policy *scope.Policy, id scope.Identity, ref scope.Ref, err error) *fault {
-	c.audit.AuditDenied(ctx, origin, id, ref, err)
+	recorded := ref
+	recorded.Store = policy.Key(id, ref.Store)
+	c.audit.AuditDenied(ctx, origin, id, recorded, err)
 	if errors.Is(err, scope.ErrStoreNotFound) {
 		return c.missingStore(policy, id, ref.Store)
 	}

@@ -56,11 +56,11 @@ func (s *storeList) Stores() []api.Store {
 	return slices.Clone(s.list)
 }
 
-func (s *storeList) Store(name string) (api.Store, bool) {
+func (s *storeList) Store(key string) (api.Store, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, st := range s.list {
-		if st.Name == name {
+		if st.Key == key {
 			return st, true
 		}
 	}
@@ -131,6 +131,7 @@ func (f *fixture) withStore(name string, m *providertest.Memory, settings ...res
 // with adds a store, and installs p for it unless p is nil.
 func (f *fixture) with(s api.Store, p providers.Provider, settings ...resolve.Settings) *fixture {
 	f.t.Helper()
+	s.Key = s.Name
 	f.stores.mu.Lock()
 	f.stores.list = append(f.stores.list, s)
 	f.stores.mu.Unlock()

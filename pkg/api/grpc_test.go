@@ -159,7 +159,7 @@ func TestGRPCMetadata(t *testing.T) {
 	f := newFixture(t)
 	f.with(api.Store{Name: "vault", Type: "secretstores.hashicorp.vault", Version: "v1", Open: true, Capabilities: []string{"MULTIPLE_KEY_VALUES_PER_SECRET"}}, nil)
 	f.with(api.Store{Name: "broken", Reason: "line 3: no token"}, nil)
-	f.stores.list = append(f.stores.list, api.Store{Name: "invisible", Open: true}, api.Store{Name: "invisible too", Reason: "x"})
+	f.stores.list = append(f.stores.list, api.Store{Key: "invisible", Name: "invisible", Open: true}, api.Store{Key: "invisible too", Name: "invisible too", Reason: "x"})
 	client, _ := f.run().client(t)
 	for key, value := range map[string]string{"": "ignored", "mine": "1", "daprRuntimeVersion": "forged"} {
 		if _, err := client.SetMetadata(t.Context(), &runtimev1pb.SetMetadataRequest{Key: key, Value: value}); err != nil {

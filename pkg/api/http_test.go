@@ -76,7 +76,7 @@ func TestHTTPBytes(t *testing.T) {
 	f.withStore("down", down)
 	f.rules.Scopes = []scope.StoreScope{{Store: "vault", Denied: []string{"hidden"}}}
 	f.rules.Stores = append(f.rules.Stores, scope.Store{Name: "others", AppIDs: []string{"somebody"}})
-	f.stores.list = append(f.stores.list, api.Store{Name: "others", Open: true})
+	f.stores.list = append(f.stores.list, api.Store{Key: "others", Name: "others", Open: true})
 	f.setPolicy()
 	srv := f.run()
 

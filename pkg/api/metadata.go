@@ -40,15 +40,23 @@ func (c *core) describe(id scope.Identity) description {
 	policy := c.policy.Policy()
 	for _, s := range c.stores.Stores() {
 		switch {
-		case !policy.Visible(id, s.Name):
+		case !policy.Visible(id, s.Key) || policy.Key(id, s.Key) != s.Key: // the second: another takes its name
 		case s.Open:
-			d.Components = append(d.Components, componentInfo{s.Name, s.Type, s.Version, s.Capabilities})
+			d.Components = append(d.Components, componentInfo{s.called(policy, id), s.Type, s.Version, s.Capabilities})
 		default:
-			d.Extended["keywell.closedStore."+s.Name] = strings.ToValidUTF8(s.Reason, "\uFFFD") // may hold a path
+			d.Extended["keywell.closedStore."+s.called(policy, id)] = strings.ToValidUTF8(s.Reason, "\uFFFD") // may hold a path
 		}
 	}
 	d.Extended["daprRuntimeVersion"] = c.version
 	return d
+}
+
+// called returns what id calls the store.
+func (s Store) called(policy *scope.Policy, id scope.Identity) string {
+	if policy.Key(id, s.Name) == s.Key {
+		return s.Name
+	}
+	return s.Key
 }
 
 // addedMetadata is what callers added to their metadata, for each app. It is safe for concurrent use.

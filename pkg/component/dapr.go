@@ -116,11 +116,11 @@ func (d *decoder) items(list node) []Item {
 			at[key] = len(items)
 			items = append(items, item)
 		case items[i].Name == item.Name:
-			d.warn(n, fmt.Sprintf("%q is given again, first on line %d; the last one counts", item.Name, items[i].Position.Line),
+			d.warn(n, fmt.Sprintf("%q is given again, first %s; the last one counts", item.Name, d.where(items[i].Position)),
 				"keep one of the two")
 			items[i] = item
 		default:
-			d.fail(n, fmt.Sprintf("%q and %q on line %d differ only by case", item.Name, items[i].Name, items[i].Position.Line),
+			d.fail(n, fmt.Sprintf("%q and %q %s differ only by case", item.Name, items[i].Name, d.where(items[i].Position)),
 				"keep one of the two")
 		}
 	}
@@ -165,14 +165,14 @@ func (d *decoder) configuration(top node) Configuration {
 		"accessControl", "nameResolution", "features", "api", "components", "logging", "wasm", "workflow")
 	secrets := d.object(spec["secrets"], "scopes")
 	c := Configuration{Name: d.text(meta["name"]), Position: d.position(top)}
-	lines := map[string]int{} // store → line of its entry
+	entries := map[string]Position{} // by store
 	for _, n := range d.list(secrets["scopes"]) {
 		s := d.scope(n)
-		if line, twice := lines[s.Store]; twice {
-			d.fail(n, fmt.Sprintf("%s storeName is repeated in secrets configuration, first on line %d", s.Store, line),
+		if first, twice := entries[s.Store]; twice {
+			d.fail(n, fmt.Sprintf("%s storeName is repeated in secrets configuration, first %s", s.Store, d.where(first)),
 				"keep one entry for the store")
 		}
-		lines[s.Store] = s.Position.Line
+		entries[s.Store] = s.Position
 		c.Scopes = append(c.Scopes, s)
 	}
 	return c

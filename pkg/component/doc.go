@@ -9,8 +9,12 @@
 // value appears in no problem; and that the time and memory spent on a file are bounded, whatever is in it. A file that
 // turns bad while it is watched keeps what it last contributed.
 //
+// Objects does the same for manifests that are objects of the cluster. It takes them as they are; package kube reads
+// and watches them.
+//
 // A policy that can't be read must not open anything. Where a document that may hold one is faulty at the first load,
 // so that there is no earlier version to keep, Rules denies every read until it is repaired (Manifests.Faulty).
+// A Configuration that is an object of the cluster denies what it can't limit to the pods that name it.
 //
 // Deliberate differences from Dapr:
 //

@@ -10,9 +10,11 @@ import (
 
 // Manifests is one state of the configuration. It is immutable once returned.
 type Manifests struct {
-	Components     []Component     // in the order of the sources, names unique
+	Components     []Component     // in the order of the sources, keys unique
 	Configurations []Configuration // in the order of the sources
 	Policies       []AccessPolicy  // in the order of the sources
+	// PodConfigurations are objects of the cluster: each is for the pods of its namespace that name it.
+	PodConfigurations []Configuration
 	// Faulty lists documents and files that may hold a policy and of which no good version is known. While there is
 	// one, Rules denies every read.
 	Faulty []Position
@@ -22,6 +24,7 @@ type Manifests struct {
 type Component struct {
 	Name         string
 	Namespace    string // metadata.namespace; empty: not bound to one
+	Namespaced   bool   // an object of the cluster: its name is unique in its namespace only
 	Type         string // in lower case, such as "secretstores.local.file"
 	Version      string // as written; "", v0 and v1 (any case) mean the same, and there is no other
 	InitTimeout  time.Duration
@@ -32,9 +35,14 @@ type Component struct {
 	Position     Position // of the document
 }
 
+// Key names the store among all; see scope.Store.
+func (c Component) Key() string {
+	return scope.Store{Name: c.Name, Namespace: c.Namespace, Namespaced: c.Namespaced}.Key()
+}
+
 // Equal reports whether c and d configure the same store in the same way. Where they were written does not matter.
 func (c Component) Equal(d Component) bool {
-	return c.Name == d.Name && c.Namespace == d.Namespace && c.Type == d.Type && c.Version == d.Version &&
+	return c.Name == d.Name && c.Namespace == d.Namespace && c.Namespaced == d.Namespaced && c.Type == d.Type && c.Version == d.Version &&
 		c.InitTimeout == d.InitTimeout && c.IgnoreErrors == d.IgnoreErrors && c.SecretStore == d.SecretStore &&
 		slices.Equal(c.Scopes, d.Scopes) && slices.EqualFunc(c.Metadata, d.Metadata, Item.Equal)
 }
@@ -67,9 +75,11 @@ type KeyRef struct {
 
 // Configuration is what Keywell uses of a Dapr Configuration.
 type Configuration struct {
-	Name     string // may be empty
-	Scopes   []Scope
-	Position Position
+	Namespace string // of an object of the cluster
+	Name      string // may be empty
+	Scopes    []Scope
+	Faulty    bool // of an object of the cluster of which no good version is known
+	Position  Position
 }
 
 // Scope is one entry of spec.secrets.scopes; see scope.StoreScope for what it means.
@@ -98,13 +108,24 @@ type AccessRule struct {
 	Position   Position
 }
 
+// With returns the manifests of m, and then those of other. Neither is changed.
+func (m *Manifests) With(other *Manifests) *Manifests {
+	return &Manifests{
+		Components:        slices.Concat(m.Components, other.Components),
+		Configurations:    slices.Concat(m.Configurations, other.Configurations),
+		PodConfigurations: slices.Concat(m.PodConfigurations, other.PodConfigurations),
+		Policies:          slices.Concat(m.Policies, other.Policies),
+		Faulty:            slices.Concat(m.Faulty, other.Faulty),
+	}
+}
+
 // Rules returns the inputs of a scope.Policy, each with file:line as its source. closed is scope.Rules.Closed. The
 // result is always acceptable to scope.NewPolicy.
 func (m *Manifests) Rules(closed bool) scope.Rules {
-	rules := scope.Rules{Closed: closed, Scopes: m.scopes()}
+	rules := scope.Rules{Closed: closed, Scopes: merged(m.Configurations)}
 	for _, c := range m.Components {
 		rules.Stores = append(rules.Stores, scope.Store{
-			Name: c.Name, Namespace: c.Namespace, AppIDs: c.Scopes, Source: c.Position.String(),
+			Name: c.Name, Namespace: c.Namespace, Namespaced: c.Namespaced, AppIDs: c.Scopes, Source: c.Position.String(),
 		})
 	}
 	for _, p := range m.Policies {
@@ -115,6 +136,11 @@ func (m *Manifests) Rules(closed bool) scope.Rules {
 			})
 		}
 	}
+	for _, c := range m.PodConfigurations {
+		rules.Configurations = append(rules.Configurations, scope.Configuration{
+			Namespace: c.Namespace, Name: c.Name, Faulty: c.Faulty, Scopes: merged([]Configuration{c}), Source: c.Position.String(),
+		})
+	}
 	for _, pos := range m.Faulty {
 		rules.Policies = append(rules.Policies, scope.AccessRule{
 			Subjects: []scope.Subject{{}}, Stores: []string{"*"}, Deny: []string{"*"},
@@ -124,22 +150,22 @@ func (m *Manifests) Rules(closed bool) scope.Rules {
 	return rules
 }
 
-// scopes merges the scopes of all Configurations: the last entry for a store counts.
-func (m *Manifests) scopes() []scope.StoreScope {
-	var merged []scope.StoreScope
-	at := map[string]int{} // store → index in merged
-	for _, c := range m.Configurations {
+// merged returns the scopes of several Configurations: the last entry for a store counts.
+func merged(configurations []Configuration) []scope.StoreScope {
+	var all []scope.StoreScope
+	at := map[string]int{} // store → index in all
+	for _, c := range configurations {
 		for _, s := range c.Scopes {
 			entry := scope.StoreScope{
 				Store: s.Store, Default: s.DefaultAccess, Allowed: s.Allowed, Denied: s.Denied, Source: s.Position.String(),
 			}
 			if i, ok := at[s.Store]; ok {
-				merged[i] = entry
+				all[i] = entry
 				continue
 			}
-			at[s.Store] = len(merged)
-			merged = append(merged, entry)
+			at[s.Store] = len(all)
+			all = append(all, entry)
 		}
 	}
-	return merged
+	return all
 }

@@ -13,6 +13,7 @@ type decoder struct {
 	src    *Sources
 	file   string
 	line   int  // lines of the file before the document
+	inAPI  bool // an object of the cluster, which has no lines: what is named instead are paths within it
 	strict bool // Keywell's own kinds: names match exactly, and what is not known is an error
 
 	budget   int // bytes of text that may still be visited; aliases make a document larger than its file
@@ -51,7 +52,21 @@ func (n node) kind() string {
 }
 
 func (d *decoder) position(n node) Position {
+	switch {
+	case d.inAPI && n.path != "":
+		return Position{File: d.file + " " + n.path}
+	case d.inAPI:
+		return Position{File: d.file}
+	}
 	return Position{File: d.file, Line: d.line + n.yaml.Line}
+}
+
+// where says where in the file or object p is.
+func (d *decoder) where(p Position) string {
+	if d.inAPI {
+		return "in " + strings.TrimPrefix(p.File, d.file+" ")
+	}
+	return fmt.Sprintf("on line %d", p.Line)
 }
 
 func (d *decoder) report(s Severity, n node, message, remedy string) {
@@ -59,8 +74,12 @@ func (d *decoder) report(s Severity, n node, message, remedy string) {
 	if len(d.problems) == maxProblems {
 		return
 	}
+	at := d.position(n)
+	if d.inAPI {
+		at.File = d.file // the path is the problem's Field
+	}
 	d.problems = append(d.problems, Problem{
-		Position: d.position(n), Severity: s, Field: n.path, Message: message, Remedy: remedy,
+		Position: at, Severity: s, Field: n.path, Message: message, Remedy: remedy,
 	})
 }
 

@@ -6,7 +6,7 @@ import "github.com/keywell/keywell/pkg/scope"
 // is worse than none.
 func (d *decoder) accessPolicy(top node) AccessPolicy {
 	o := d.object(top, "apiVersion", "kind", "metadata", "spec")
-	meta := d.object(o["metadata"], "name", "labels", "annotations")
+	meta := d.object(o["metadata"], "name", "labels", "annotations") // of an object of the cluster nothing else is kept
 	spec := d.object(o["spec"], "rules")
 	p := AccessPolicy{Name: d.text(meta["name"]), Position: d.position(top)}
 	d.checkName(top, meta["name"], p.Name)

@@ -8,8 +8,10 @@ import (
 
 // Position is a place in a manifest.
 type Position struct {
-	File string // path as it was configured or found
-	Line int    // counted from 1; zero: the file as a whole
+	// File is a path as it was configured or found or, for an object of the cluster, its kind and name, and the path
+	// within it: "Component shop/vault spec.metadata[0]".
+	File string
+	Line int // counted from 1; zero: the file or object as a whole
 }
 
 // String returns "file:line", or the file alone if there is no line.

@@ -12,6 +12,7 @@ type Decision struct {
 	Allowed bool
 
 	hidden bool // denied in a way that hides the store
+	told   bool // denied because of what the caller wrote
 	asPod  bool // allowed because the store decides about the pod itself
 	format string
 	args   [3]string
@@ -33,6 +34,8 @@ func (d Decision) err(ref Ref) error {
 		return nil
 	case d.hidden:
 		return &hiddenError{rule: d.Rule()}
+	case d.told:
+		return &DeniedError{Ref: ref, Rule: d.Rule(), told: d.Rule()}
 	default:
 		return &DeniedError{Ref: ref, Rule: d.Rule()}
 	}
@@ -54,22 +57,26 @@ func hide(format, a, b, c string) Decision {
 var pass = Decision{Allowed: true}
 
 // Explain returns the decision that Authorize takes for id and ref, with the rule that makes it.
-func (p *Policy) Explain(id Identity, ref Ref) Decision { return p.decide(id, ref) }
+func (p *Policy) Explain(id Identity, ref Ref) Decision {
+	_, d := p.decide(id, ref)
+	return d
+}
 
-func (p *Policy) decide(id Identity, ref Ref) Decision {
+// decide returns the store too, which is nil if there is none.
+func (p *Policy) decide(id Identity, ref Ref) (*storePolicy, Decision) {
 	s, d := p.visible(id, ref)
 	if d.Allowed {
-		d = s.scoped(ref.Name)
+		d = p.scoped(id, s, ref.Name)
 	}
 	if d.Allowed {
 		d = s.access(id, ref, p.closed)
 	}
-	return d
+	return s, d
 }
 
 // visible is the first layer: whether id may know of the store.
 func (p *Policy) visible(id Identity, ref Ref) (*storePolicy, Decision) {
-	s, ok := p.stores[ref.Store]
+	s, ok := p.find(id.Namespace, ref.Store)
 	if !ok {
 		return nil, hide("no component defines a store %q", ref.Store, "", "")
 	}
@@ -90,27 +97,71 @@ func (s *storePolicy) inNamespace(id Identity, closed bool) Decision {
 // ruleFor returns a rule that has id as a subject and allows something, or nil.
 func (s *storePolicy) ruleFor(id Identity) *AccessRule {
 	for i, r := range s.rules {
-		if len(r.Allow) > 0 && r.selects(id) {
+		if len(r.Allow) > 0 && r.selects(id) && s.openedBy(&r, id) {
 			return &s.rules[i]
 		}
 	}
 	return nil
 }
 
-// scoped is the second layer: Dapr's decision table.
-func (s *storePolicy) scoped(name string) Decision {
-	c := s.scope
+// openedBy tells whether what r allows can be for id. A namespaced store is some namespace's own, and whoever wrote r may
+// not know of it: for callers of other namespaces, r has to name that namespace.
+func (s *storePolicy) openedBy(r *AccessRule, id Identity) bool {
+	return !s.Namespaced || s.Namespace == id.Namespace || r.namesKey(s.Store)
+}
+
+// namesKey tells whether the rule means s by its namespace too.
+func (r *AccessRule) namesKey(s Store) bool {
+	return s.Namespaced && slices.ContainsFunc(r.Stores, func(pattern string) bool {
+		return strings.Contains(pattern, "/") && glob(pattern, s.Key())
+	})
+}
+
+// scoped is the second layer: the scopes for everyone, and those of the caller's Configuration.
+func (p *Policy) scoped(id Identity, s *storePolicy, name string) Decision {
+	if d := s.scope.decide(s.Name, name); !d.Allowed {
+		return d
+	}
+	own, d := p.configuration(id)
+	if !d.Allowed || own == nil {
+		return d
+	}
+	return own.scopes[s.Name].decide(s.Name, name)
+}
+
+// configuration returns the caller's Configuration, nil if it has none. Without its scopes, more might be readable than
+// they allow, so a caller whose Configuration is not to be had is denied everything.
+func (p *Policy) configuration(id Identity) (*configuration, Decision) {
+	if id.Configuration == "" {
+		return nil, pass
+	}
+	switch c, ok := p.configurations[configurationName{id.Namespace, id.Configuration}]; {
+	case !ok:
+		d := deny("the pod is annotated dapr.io/config: %q, and namespace %q has no such Configuration", id.Configuration, id.Namespace, "")
+		d.told = true
+		return nil, d
+	case c.Faulty:
+		d := deny("%s: faulty, and the pod is annotated dapr.io/config: %q", c.Source, id.Configuration, "")
+		d.told = true
+		return nil, d
+	default:
+		return c, pass
+	}
+}
+
+// decide is Dapr's decision table. Nil passes everything.
+func (c *compiledScope) decide(store, name string) Decision {
 	switch {
 	case c == nil:
 		return pass
 	case len(c.allowed) > 0 && c.allowed[name]:
 		return pass
 	case len(c.allowed) > 0:
-		return deny("%s: allowedSecrets of store %q does not list %q", c.Source, s.Name, name)
+		return deny("%s: allowedSecrets of store %q does not list %q", c.Source, store, name)
 	case c.denied[name]:
-		return deny("%s: deniedSecrets of store %q lists %q", c.Source, s.Name, name)
+		return deny("%s: deniedSecrets of store %q lists %q", c.Source, store, name)
 	case strings.EqualFold(c.Default, "deny"):
-		return deny("%s: defaultAccess of store %q is deny", c.Source, s.Name, "")
+		return deny("%s: defaultAccess of store %q is deny", c.Source, store, "")
 	default:
 		return pass
 	}
@@ -126,7 +177,7 @@ func (s *storePolicy) access(id Identity, ref Ref, closed bool) Decision {
 		if pattern, ok := match(r.Deny, ref.Name); ok {
 			return deny("%s: deny %q", r.Source, pattern, "")
 		}
-		if granted == nil && anyMatch(r.Allow, ref.Name) && r.reaches(id, ref.Namespace, closed) {
+		if granted == nil && anyMatch(r.Allow, ref.Name) && r.reaches(id, ref.Namespace, closed) && s.openedBy(&r, id) {
 			granted = &s.rules[i]
 		}
 	}
@@ -161,7 +212,7 @@ func (s *storePolicy) listable(id Identity, ref Ref, closed bool) Decision {
 		return d
 	}
 	for _, r := range s.rules {
-		if len(r.Allow) > 0 && r.selects(id) && r.reaches(id, ref.Namespace, closed) {
+		if len(r.Allow) > 0 && r.selects(id) && r.reaches(id, ref.Namespace, closed) && s.openedBy(&r, id) {
 			return allow("%s: allow %q", r.Source, r.Allow[0])
 		}
 	}

@@ -14,12 +14,14 @@ type Identity struct {
 	Pod            string `json:"pod,omitempty"`
 	PodUID         string `json:"podUID,omitempty"`
 	AppID          string `json:"appID,omitempty"` // Dapr app id
+	// Configuration is the Dapr Configuration of Namespace whose scopes limit the caller besides those for everyone.
+	Configuration string `json:"configuration,omitempty"`
 }
 
 // Ref names what is asked for: every selector that changes which bytes come back is a field, so that no selector can
 // walk around a policy. Refs are comparable and serve as cache keys.
 type Ref struct {
-	Store     string `json:"store"`               // key of the store in the policy and the resolver
+	Store     string `json:"store"`               // the store as its caller calls it; in a Grant, the store's key
 	Name      string `json:"name"`                // secret name; empty in a listing
 	Version   string `json:"version,omitempty"`   // store's version id; empty means latest
 	Stage     string `json:"stage,omitempty"`     // store's version stage, such as AWSPREVIOUS
@@ -46,7 +48,7 @@ const (
 // Identity returns who may read. It is empty for a reference.
 func (g Grant) Identity() Identity { return g.id }
 
-// Ref returns what may be read; its Name is empty when g allows a listing.
+// Ref returns what may be read; its Store is the store's key, and its Name is empty when g allows a listing.
 func (g Grant) Ref() Ref { return g.ref }
 
 // Reads reports whether g allows the Ref to be read.
@@ -88,11 +90,18 @@ func RuleOf(err error) string {
 type DeniedError struct {
 	Ref  Ref
 	Rule string // the rule that decided, with its source
+
+	told string // what the caller may know too; empty: nothing
 }
 
-// Error returns Dapr's text for a denied secret, followed by nothing: the rule is for the audit trail and for admins.
+// Error returns Dapr's text for a denied secret. The rule is for the audit trail and for admins, unless it is about what
+// the caller itself wrote.
 func (e *DeniedError) Error() string {
-	return fmt.Sprintf("access denied by policy to get %q from %q", e.Ref.Name, e.Ref.Store)
+	text := fmt.Sprintf("access denied by policy to get %q from %q", e.Ref.Name, e.Ref.Store)
+	if e.told != "" {
+		text += ": " + e.told
+	}
+	return text
 }
 
 // Live holds the policy in force. Readers see one whole policy or the next, never a mixture. The zero Live denies

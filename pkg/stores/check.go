@@ -14,13 +14,11 @@ import (
 // components. It reads no environment variable and no secret, and does no I/O.
 func Check(components []component.Component, drivers []providers.Driver) []component.Problem {
 	known := builtinOnly(drivers)
-	wanted := make(map[string]component.Component, len(components))
-	for _, c := range components {
-		wanted[c.Name] = c
-	}
+	wanted := byKey(components)
 	find := in(wanted)
 	var problems []component.Problem
 	for _, c := range components {
+		c = wanted[c.Key()]
 		driver, p := driverFor(c, known)
 		if p != nil {
 			problems = append(problems, p.Problem)
@@ -32,7 +30,7 @@ func Check(components []component.Component, drivers []providers.Driver) []compo
 		}
 		problems = append(problems, checkSettings(c)...)
 		if i := slices.IndexFunc(c.Metadata, fromStore); i >= 0 {
-			if p := checkReference(c, c.Metadata[i], find); p != nil {
+			if p := checkReference(c, c.Metadata[i], find, drivers); p != nil {
 				problems = append(problems, p.Problem)
 			}
 		}

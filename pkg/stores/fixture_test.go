@@ -238,7 +238,7 @@ func (f *fixture) apply(components ...component.Component) {
 	f.t.Helper()
 	rules := f.rules
 	for _, c := range components {
-		rules.Stores = append(rules.Stores, scope.Store{Name: c.Name, Namespace: c.Namespace, Source: c.Position.String()})
+		rules.Stores = append(rules.Stores, scope.Store{Name: c.Name, Namespace: c.Namespace, Namespaced: c.Namespaced, Source: c.Position.String()})
 	}
 	policy, err := scope.NewPolicy(rules)
 	if err != nil {
@@ -263,7 +263,7 @@ func (f *fixture) reasons() string {
 		if s.Open {
 			state = "open"
 		}
-		lines = append(lines, strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", s.Name, state, s.Reason), ": "))
+		lines = append(lines, strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", s.Key, state, s.Reason), ": "))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -25,7 +25,7 @@ func newMetrics(r prometheus.Registerer) metrics {
 
 // tried notes the outcome of an attempt.
 func (m metrics) tried(st *store, opened bool) {
-	name := st.wanted.Name
+	name := st.wanted.Key()
 	inService := 0.0
 	if st.inService != nil {
 		inService = 1

@@ -74,7 +74,7 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 		return o
 	}
 	cfg := providers.Config{
-		Name: a.wanted.Name, Properties: maps.Clone(properties), Written: written(a.wanted), Identity: identity, Logger: s.opts.Logger.With("store", a.wanted.Name),
+		Name: a.wanted.Key(), Properties: maps.Clone(properties), Written: written(a.wanted), Identity: identity, Logger: s.opts.Logger.With("store", a.wanted.Key()),
 		ServiceAccounts: s.opts.ServiceAccounts,
 	}
 	provider, err := openProvider(ctx, driver, cfg, a.wanted.InitTimeout, a.store.opening)
@@ -163,7 +163,7 @@ func openRecovering(ctx context.Context, driver providers.Driver, cfg providers.
 }
 
 func openFailed(c component.Component, err error) *problem {
-	p := fault(c.Position, "", fmt.Sprintf("open store %q: %v", c.Name, err), "correct the manifest")
+	p := fault(c.Position, "", fmt.Sprintf("open store %q: %v", c.Key(), err), "correct the manifest")
 	switch providers.KindOf(err) {
 	case providers.Invalid, providers.NotFound:
 	case providers.Denied:

@@ -116,13 +116,12 @@ func (s *Set) takeNews() (applied bool) {
 
 // want makes components the wanted state.
 func (s *Set) want(components []component.Component) {
-	s.wanted = make(map[string]component.Component, len(components))
-	for _, c := range components {
-		s.wanted[c.Name] = c
-		st, known := s.stores[c.Name]
+	s.wanted = byKey(components)
+	for key, c := range s.wanted {
+		st, known := s.stores[key]
 		if !known {
 			st = &store{opening: &atomic.Bool{}}
-			s.stores[c.Name] = st
+			s.stores[key] = st
 		}
 		st.due = st.due || !known || st.problem != nil || !c.Equal(st.wanted) || refersToAny(c)
 		st.wanted, st.failures = c, 0
@@ -179,12 +178,12 @@ func (s *Set) waits(st *store, find finder) bool {
 func (s *Set) finish(ctx context.Context, o outcome) {
 	st := o.store
 	st.trying = false
-	if s.stores[o.wanted.Name] != st || !st.wanted.Equal(o.wanted) || ctx.Err() != nil {
+	if s.stores[o.wanted.Key()] != st || !st.wanted.Equal(o.wanted) || ctx.Err() != nil {
 		o.discard()
 		return
 	}
 	st.tried = true
-	logger := s.opts.Logger.With("store", st.wanted.Name)
+	logger := s.opts.Logger.With("store", st.wanted.Key())
 	if o.problem == nil {
 		if st.problem != nil && o.provider == nil {
 			logger.Info("store is as wanted again")
@@ -202,10 +201,10 @@ func (s *Set) finish(ctx context.Context, o outcome) {
 		st.failures++
 	}
 	if o.provider != nil {
-		s.opts.Resolver.Install(resolve.Store{Name: st.wanted.Name, Provider: o.provider, Settings: o.settings})
+		s.opts.Resolver.Install(resolve.Store{Name: st.wanted.Key(), Provider: o.provider, Settings: o.settings})
 		st.inService = o.instance
 		logger.Info("store opened", "type", st.wanted.Type)
-		s.Changed(st.wanted.Name, "") // what others refer to may differ in it
+		s.Changed(st.wanted.Key(), "") // what others refer to may differ in it
 	}
 	s.metrics.tried(st, o.provider != nil)
 	s.show(st)
@@ -242,7 +241,7 @@ func (s *Set) show(st *store) {
 	}
 	driver, _ := s.drivers.find(kind)
 	status := Status{
-		Name: c.Name, Namespace: c.Namespace, Type: kind, Version: c.Version, Scopes: c.Scopes,
+		Key: c.Key(), Name: c.Name, Namespace: c.Namespace, Type: kind, Version: c.Version, Scopes: c.Scopes,
 		MissingIsEmpty: driver.MissingIsEmpty, Selectors: driver.Selectors, Open: st.inService != nil,
 	}
 	if st.problem != nil {
@@ -252,7 +251,7 @@ func (s *Set) show(st *store) {
 		status.Capabilities = []string{"MULTIPLE_KEY_VALUES_PER_SECRET"}
 	}
 	s.shown.Lock()
-	s.shown.status[c.Name] = status
+	s.shown.status[status.Key] = status
 	s.shown.Unlock()
 }
 

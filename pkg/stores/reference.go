@@ -30,52 +30,75 @@ func refersTo(c component.Component, s secretName) bool {
 	})
 }
 
-// finder returns the wanted component of a name.
-type finder func(name string) (component.Component, bool)
+// byKey returns the components by their keys. Each refers to another by that one's key.
+func byKey(components []component.Component) map[string]component.Component {
+	all := make(map[string]component.Component, len(components))
+	for _, c := range components {
+		all[c.Key()] = c
+	}
+	for key, c := range all {
+		if own := scope.StoreKey(c.Namespace, c.SecretStore); c.Namespaced {
+			if _, ok := all[own]; ok {
+				c.SecretStore = own
+				all[key] = c
+			}
+		}
+	}
+	return all
+}
+
+// finder returns the wanted component of a key.
+type finder func(key string) (component.Component, bool)
 
 // in returns a finder for a map that does not change.
 func in(wanted map[string]component.Component) finder {
-	return func(name string) (component.Component, bool) {
-		c, ok := wanted[name]
+	return func(key string) (component.Component, bool) {
+		c, ok := wanted[key]
 		return c, ok
 	}
 }
 
-// chain returns the names of c and of the stores that must be open before it, nearest first. A component refers to one
-// store at most, so there is one way; it ends where it would meet a name again.
+// chain returns the keys of c and of the stores that must be open before it, nearest first. A component refers to one
+// store at most, so there is one way; it ends where it would meet a key again.
 func chain(c component.Component, find finder) []string {
-	names := []string{c.Name}
+	keys := []string{c.Key()}
 	for refersToAny(c) {
 		next, ok := find(c.SecretStore)
-		if !ok || slices.Contains(names, next.Name) {
-			return names
+		if !ok || slices.Contains(keys, next.Key()) {
+			return keys
 		}
-		names = append(names, next.Name)
+		keys = append(keys, next.Key())
 		c = next
 	}
-	return names
+	return keys
 }
 
 // circle returns the chain of c if its end refers to c again, or nil.
 func circle(c component.Component, find finder) []string {
-	names := chain(c, find)
-	last, ok := find(names[len(names)-1])
-	if ok && refersToAny(last) && last.SecretStore == c.Name {
-		return append(names, c.Name)
+	keys := chain(c, find)
+	last, ok := find(keys[len(keys)-1])
+	if ok && refersToAny(last) && last.SecretStore == c.Key() {
+		return append(keys, c.Key())
 	}
 	return nil
 }
 
 // checkReference finds what is wrong with c's reference to another store, without looking into that store. i is an item
 // that is read from there.
-func checkReference(c component.Component, i component.Item, find finder) *problem {
+func checkReference(c component.Component, i component.Item, find finder, drivers []providers.Driver) *problem {
 	field := "secretKeyRef of " + i.Name
 	if c.SecretStore == "" {
 		return fault(i.Position, field, "does not say which store to read from", "name the store in auth.secretStore")
 	}
-	if _, ok := find(c.SecretStore); !ok {
+	source, ok := find(c.SecretStore)
+	if !ok {
 		return fault(i.Position, field, fmt.Sprintf("store %q of auth.secretStore does not exist", c.SecretStore),
 			"correct the name, or add a component for it")
+	}
+	if PodAuthorized(source, drivers) {
+		return fault(i.Position, field,
+			fmt.Sprintf("store %q of auth.secretStore is read with the rights of the pod that asks, and a component is no pod", c.SecretStore),
+			"bring the credential to the agent as an environment variable (the chart's value credentials) and write envRef, or name another store in auth.secretStore")
 	}
 	if way := circle(c, find); way != nil {
 		return fault(i.Position, field, "stores refer to each other in a circle: "+strings.Join(way, " → "),
@@ -137,11 +160,11 @@ func (s *Set) field(ctx context.Context, c component.Component, item component.I
 
 // read reads the secret that item refers to.
 func (s *Set) read(ctx context.Context, c component.Component, item component.Item, find finder) (resolve.Result, *problem) {
-	if p := checkReference(c, item, find); p != nil {
+	if p := checkReference(c, item, find, s.opts.Drivers); p != nil {
 		return resolve.Result{}, p
 	}
 	field := "secretKeyRef of " + item.Name
-	from := scope.Store{Name: c.Name, Namespace: c.Namespace, Source: c.Position.String()}
+	from := scope.Store{Name: c.Name, Namespace: c.Namespace, Namespaced: c.Namespaced, Source: c.Position.String()}
 	grant, err := s.opts.Policy().AuthorizeReference(from, scope.Ref{Store: c.SecretStore, Name: item.SecretKeyRef.Name})
 	if err != nil {
 		return resolve.Result{}, denied(c, item, err)

@@ -55,21 +55,22 @@ type Set struct {
 		changed    map[secretName]bool
 	}
 
-	stores map[string]*store              // name → store; for Run only
-	wanted map[string]component.Component // name → what was applied; replaced, never changed
+	stores map[string]*store              // key → store; for Run only
+	wanted map[string]component.Component // key → what was applied; replaced, never changed
 
 	shown struct { // what Status and Find return
 		sync.RWMutex
-		status map[string]Status // name → status
+		status map[string]Status // key → status
 	}
 }
 
-// secretName is a secret that may have changed; an empty name stands for all of the store.
+// secretName is a secret that may have changed, by the key of its store; an empty name stands for all of the store.
 type secretName struct{ store, name string }
 
 // Status is the state of one store.
 type Status struct {
-	Name           string
+	Key            string   // names the store among all
+	Name           string   // as the manifest has it
 	Namespace      string   // the manifest's metadata.namespace
 	Type           string   // in lower case; of what is in service, if anything is
 	Version        string   // as written
@@ -127,7 +128,7 @@ func byType(drivers []providers.Driver) map[string]providers.Driver {
 	return m
 }
 
-// Apply hands over the wanted components, which replace those of the last call; their names are unique. It never
+// Apply hands over the wanted components, which replace those of the last call; their keys are unique. It never
 // blocks: Run does the work. Whatever is wrong with a store is tried again, and the references of every store are read
 // again, since a new policy usually comes with new components.
 func (s *Set) Apply(components []component.Component) {
@@ -165,7 +166,7 @@ func (s *Set) nudge() {
 // Ready returns a channel that is closed once every component of the first Apply has been tried.
 func (s *Set) Ready() <-chan struct{} { return s.ready }
 
-// Status returns the state of each wanted store, sorted by name. A store appears when it is first tried.
+// Status returns the state of each wanted store, sorted by key. A store appears when it is first tried.
 func (s *Set) Status() []Status {
 	s.shown.RLock()
 	defer s.shown.RUnlock()
@@ -173,15 +174,15 @@ func (s *Set) Status() []Status {
 	for _, status := range s.shown.status {
 		all = append(all, status)
 	}
-	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Key, b.Key) })
 	return all
 }
 
-// Find returns the state of one store, and whether Status has it. It is quick: every API call asks.
-func (s *Set) Find(name string) (Status, bool) {
+// Find returns the state of the store of a key, and whether Status has it. It is quick: every API call asks.
+func (s *Set) Find(key string) (Status, bool) {
 	s.shown.RLock()
 	defer s.shown.RUnlock()
-	status, ok := s.shown.status[name]
+	status, ok := s.shown.status[key]
 	return status, ok
 }
 

@@ -52,7 +52,7 @@ func TestStatus(t *testing.T) {
 		c.Namespace, c.Version, c.Scopes = "payments", "v1", []string{"shop"}
 		f.apply(c)
 		equal(t, "status", []stores.Status{{
-			Name: "a", Namespace: "payments", Type: "secretstores.fake", Version: "v1", Scopes: []string{"shop"},
+			Key: "a", Name: "a", Namespace: "payments", Type: "secretstores.fake", Version: "v1", Scopes: []string{"shop"},
 			Capabilities: []string{"MULTIPLE_KEY_VALUES_PER_SECRET"}, MissingIsEmpty: true, Open: true,
 		}}, f.set.Status())
 	})

@@ -53,10 +53,10 @@ func recordOf(req Request) record {
 	return r
 }
 
-// asksFor tells whether r and other come from the same request. The app id is left out: it is an annotation of the pod,
-// which may change, or not be known yet when the agent has just started.
+// asksFor tells whether r and other come from the same request. What annotations of the pod say is left out: they
+// may change, or not be known yet when the agent has just started.
 func (r record) asksFor(other record) bool {
-	r.Identity.AppID = other.Identity.AppID
+	r.Identity.AppID, r.Identity.Configuration = other.Identity.AppID, other.Identity.Configuration
 	return r.ID == other.ID && r.Target == other.Target && r.Identity == other.Identity &&
 		maps.Equal(r.Attributes, other.Attributes) && r.MountGroup == other.MountGroup && slices.Equal(r.MountFlags, other.MountFlags)
 }
