@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,8 @@ type agent struct {
 
 	policy    scope.Live
 	watcher   *component.Watcher
+	objects   *component.Objects // nil: none are read
+	manifests manifests
 	resolver  *resolve.Resolver
 	stores    *stores.Set
 	plugins   *daprplugin.Directory // nil: none
@@ -59,7 +62,7 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	a.watcher = component.NewWatcher(component.WatcherOptions{
-		Sources: r.sources(), OnChange: a.manifestsChanged, Logger: log, Registerer: a.registry,
+		Sources: r.sources(), OnChange: a.filesChanged, Logger: log, Registerer: a.registry,
 	})
 	a.resolver = resolve.New(resolve.Options{Logger: log, Audit: audit, Changed: a.secretChanged, Registerer: a.registry})
 	caller := r.caller()
@@ -68,8 +71,13 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	var accounts providers.ServiceAccounts
 	if r.kubernetes.enabled {
 		var err error
-		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, a.podsChanged, log, a.registry); err != nil {
+		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, a.podsChanged, a.objectsChanged, log, a.registry); err != nil {
 			return nil, err
+		}
+		if r.kubernetes.objects {
+			a.objects = component.NewObjects(component.ObjectsOptions{
+				Trusted: component.TrustNamespaces(r.kubernetes.namespaces), AppID: r.appID, PodName: os.Getenv("POD_NAME"),
+			})
 		}
 		attest, identify = a.cluster.attest, a.cluster.identify
 		accounts = a.cluster.accounts
@@ -117,8 +125,12 @@ func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope
 	if err != nil {
 		return err
 	}
+	var authorizer volume.Authorizer = &a.policy
+	if a.cluster != nil {
+		authorizer = podAuthorizer{&a.policy, a.cluster.pods.Renew}
+	}
 	a.volumes, err = volume.New(volume.Options{
-		Authorizer: &a.policy, Resolver: a.resolver, Leases: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
+		Authorizer: authorizer, Resolver: a.resolver, Leases: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
 		Serve: a.pods.serveVolume, Localhost: a.flags.kubernetes.runtime != "",
 		Tokens: a.requestedTokens, Denied: a.readDenied,
 		MaxVolumeBytes: a.flags.maxVolume, MaxNodeBytes: a.flags.maxNode,
@@ -135,33 +147,19 @@ func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope
 	return err
 }
 
-// manifestsChanged puts new manifests in force: the policy first, so that no store is ever open under an older one.
-func (a *agent) manifestsChanged(m *component.Manifests, problems []component.Problem) {
-	components := m.Components
-	if a.cluster != nil && !a.flags.kubernetes.noBuiltinStore {
-		problems = append(problems, shadowed(components)...)
-		components = a.flags.kubernetes.withBuiltin(components)
+// secretChanged passes on that the store of a key has other content for a secret, or for any if name is empty. Readers may
+// call the store by its key or by its name, which other stores have too; to look at those for nothing costs no read.
+func (a *agent) secretChanged(key, name string) {
+	a.stores.Changed(key, name)
+	called := []string{key}
+	if short := path.Base(key); short != key {
+		called = append(called, short)
 	}
-	logProblems(a.log, problems)
-	policy, err := scope.NewPolicy(rules(m, components, a.cluster != nil))
-	if err != nil {
-		a.log.Error("policy kept: the new one can't be used", "err", err)
-		return
-	}
-	a.policy.Set(policy)
-	a.stores.Apply(components)
-	a.watches.PolicyChanged()
-	if a.volumes != nil {
-		a.scheduler.Nudge(a.volumes.IDs()...)
-	}
-}
-
-// secretChanged passes on that a store has other content for a secret, or for any if name is empty.
-func (a *agent) secretChanged(store, name string) {
-	a.stores.Changed(store, name)
-	a.watches.Changed(store, name)
-	if a.volumes != nil {
-		a.scheduler.Nudge(a.volumes.Using(store, name)...)
+	for _, store := range called {
+		a.watches.Changed(store, name)
+		if a.volumes != nil {
+			a.scheduler.Nudge(a.volumes.Using(store, name)...)
+		}
 	}
 }
 
@@ -186,6 +184,7 @@ func (a *agent) rotate(ctx context.Context, id string) (time.Time, error) {
 }
 
 func (a *agent) readDenied(ctx context.Context, d volume.Denial) {
+	d.Ref.Store = a.policy.Policy().Key(d.Identity, d.Ref.Store)
 	a.resolver.AuditDenied(ctx, d.Origin, d.Identity, d.Ref, d.Err)
 }
 
@@ -300,15 +299,15 @@ func (s apiStores) Stores() []api.Store {
 	return shown
 }
 
-// Store returns one store.
-func (s apiStores) Store(name string) (api.Store, bool) {
-	st, ok := s.set.Find(name)
+// Store returns the store of a key.
+func (s apiStores) Store(key string) (api.Store, bool) {
+	st, ok := s.set.Find(key)
 	return apiStore(st), ok
 }
 
 func apiStore(s stores.Status) api.Store {
 	return api.Store{
-		Name: s.Name, Type: s.Type, Version: s.Version, Capabilities: s.Capabilities,
+		Key: s.Key, Name: s.Name, Type: s.Type, Version: s.Version, Capabilities: s.Capabilities,
 		MissingIsEmpty: s.MissingIsEmpty, Selectors: s.Selectors, Open: s.Open, Reason: s.Reason,
 	}
 }

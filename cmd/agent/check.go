@@ -64,53 +64,6 @@ func check(_ context.Context, args []string, out, errOut io.Writer) error {
 	return nil
 }
 
-// explain prints the rule that decides for one identity, store and name. It fails if the answer is no.
-func explain(_ context.Context, args []string, out, errOut io.Writer) error {
-	var (
-		m      manifestFlags
-		id     = scope.Identity{}
-		ref    = scope.Ref{}
-		closed bool
-	)
-	f := newFlags("explain", "STORE SECRET", errOut)
-	m.register(f)
-	f.StringVar(&id.Namespace, "namespace", os.Getenv("NAMESPACE"), "`namespace` of the caller")
-	f.StringVar(&id.ServiceAccount, "service-account", "", "service `account` of the caller")
-	f.StringVar(&ref.Version, "version", "", "`version` of the secret")
-	f.StringVar(&ref.Namespace, "secret-namespace", "", "store-side `namespace` asked for (metadata.namespace)")
-	f.BoolVar(&closed, "closed", false, "decide as in Kubernetes, where a store is closed until a policy opens it")
-	if err := f.parse(args, 2); err != nil {
-		return err
-	}
-	id.AppID = m.appID
-	ref.Store, ref.Name = f.Arg(0), f.Arg(1)
-
-	manifests, problems := component.Load(m.sources())
-	for _, p := range problems {
-		if p.Severity == component.Error {
-			fmt.Fprintln(errOut, p.String())
-		}
-	}
-	components := manifests.Components
-	if closed {
-		components = new(kubernetesFlags).withBuiltin(components)
-	}
-	policy, err := scope.NewPolicy(rules(manifests, components, closed))
-	if err != nil {
-		return err
-	}
-	decision := policy.Explain(id, ref)
-	verdict := "denied"
-	if decision.Allowed {
-		verdict = "allowed"
-	}
-	fmt.Fprintf(out, "%s: %s\n", verdict, decision.Rule())
-	if !decision.Allowed {
-		return errFailed
-	}
-	return nil
-}
-
 // rules returns the inputs of the policy for manifests whose components are replaced. Where stores are closed, one that
 // is read with the pod's own tokens leaves the decision to the pod's rights.
 func rules(m *component.Manifests, components []component.Component, closed bool) scope.Rules {

@@ -35,6 +35,8 @@ type kubernetesFlags struct {
 	noBuiltinStore bool
 	annotations    bool
 	requestTokens  bool
+	objects        bool
+	namespaces     list
 	runtime        string
 	localhost      localhost.Default
 }
@@ -53,12 +55,15 @@ func (k *kubernetesFlags) register(f flags) {
 	})
 	f.BoolVar(&k.noBuiltinStore, "disable-builtin-kubernetes-secret-store", false, "leave out the store kubernetes, which reads Secrets with the pod's own token")
 	f.BoolVar(&k.requestTokens, "request-tokens", false, "make tokens of pods' service accounts for pods to which the kubelet brings none: those that call the API and have no volume")
+	f.BoolVar(&k.objects, "cluster-objects", false, "read Component, Configuration and AccessPolicy objects of the cluster, beside files")
+	f.Var(&k.namespaces, "component-namespace", "`namespace` whose Component objects are opened, with the agent's own rights; *: every one; may be repeated")
 	f.BoolVar(&k.annotations, "service-account-annotations", false, "read the annotations of pods' service accounts, where they name a role or identity in a cloud")
 }
 
 // cluster is the parts that a node of Kubernetes adds.
 type cluster struct {
 	pods      *kube.Pods
+	objects   *kube.Objects // nil: none are read
 	reviewer  *kube.TokenReviewer
 	events    *kube.Events
 	registrar *kube.Registrar           // nil: the kubelet is not told
@@ -66,8 +71,9 @@ type cluster struct {
 	tokens    *kube.TokenRequester      // nil: tokens are not to be made
 }
 
-// newCluster makes the parts. changed is called when anything of any pod may have changed; it must not block.
-func newCluster(k kubernetesFlags, csiSocket string, changed func(), log *slog.Logger, registry prometheus.Registerer) (*cluster, error) {
+// newCluster makes the parts. changed is called when anything of any pod may have changed; it must not block. objects is
+// called with all objects of the cluster that are manifests.
+func newCluster(k kubernetesFlags, csiSocket string, changed func(), objects func([]component.Object), log *slog.Logger, registry prometheus.Registerer) (*cluster, error) {
 	cfg, err := kube.Config(k.kubeconfig, "keywell/"+version)
 	if err != nil {
 		return nil, err
@@ -85,6 +91,11 @@ func newCluster(k kubernetesFlags, csiSocket string, changed func(), log *slog.L
 	}
 	if k.requestTokens {
 		if c.tokens, err = kube.NewTokenRequester(client, c.pods); err != nil {
+			return nil, err
+		}
+	}
+	if k.objects {
+		if c.objects, err = kube.NewObjects(kube.ObjectsOptions{Client: client, OnChange: objects, Logger: log, Registerer: registry}); err != nil {
 			return nil, err
 		}
 	}
@@ -108,6 +119,9 @@ func (c *cluster) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.pods.Run(ctx) })
 	group.Go(func() error { return c.events.Run(ctx) })
+	if c.objects != nil {
+		group.Go(func() error { return c.objects.Run(ctx) })
+	}
 	if c.registrar != nil {
 		group.Go(func() error { return c.registrar.Run(ctx) })
 	}
@@ -120,7 +134,7 @@ func (c *cluster) identify(volumeContext map[string]string) (scope.Identity, err
 	if err != nil {
 		return scope.Identity{}, err
 	}
-	return c.pods.Enrich(id), nil
+	return c.pods.Known(id)
 }
 
 // attest returns the identity of the pod that calls the API: whose socket it calls by or, on the node's address, whose
@@ -131,7 +145,7 @@ func (c *cluster) attest(ctx context.Context, e api.Evidence) (scope.Identity, e
 	case !ok:
 		return c.reviewer.Attest(ctx, e.Token)
 	case from.Way == origin.Socket:
-		return c.pods.Enrich(from.Identity), nil // the kubelet has said who it is, when it published the volume
+		return c.pods.Renew(from.Identity), nil // the kubelet has said who it is, when it published the volume
 	default:
 		return c.pods.Identify(from.Identity.PodUID)
 	}
@@ -144,6 +158,13 @@ func (c *cluster) notReady() []string {
 	case <-c.pods.Ready():
 	default:
 		parts = append(parts, "pods")
+	}
+	if c.objects != nil {
+		select {
+		case <-c.objects.Ready():
+		default:
+			parts = append(parts, "objects of the cluster")
+		}
 	}
 	if c.registrar != nil && !c.registrar.Registered() {
 		parts = append(parts, "registration with the kubelet")

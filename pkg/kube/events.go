@@ -56,7 +56,7 @@ const (
 	repeatPause   = 5 * time.Minute  // before the same is said of a pod again; doubled each time
 	changePause   = 10 * time.Second // before something else is said for the same reason; doubled each time
 	longestPause  = time.Hour        // the API server forgets an event after that
-	component     = "keywell"
+	reporter      = "keywell"
 )
 
 // EventsOptions configure an Events.
@@ -215,8 +215,8 @@ func (e *Events) object(ev Event, since time.Time, count int32, now time.Time) *
 		},
 		Type: ev.Reason.kind(), Reason: string(ev.Reason), Message: message,
 		Count: count, FirstTimestamp: metav1.NewTime(since), LastTimestamp: metav1.NewTime(now),
-		Source:              corev1.EventSource{Component: component, Host: e.opts.Node},
-		ReportingController: component, ReportingInstance: e.opts.Node,
+		Source:              corev1.EventSource{Component: reporter, Host: e.opts.Node},
+		ReportingController: reporter, ReportingInstance: e.opts.Node,
 	}
 }
 

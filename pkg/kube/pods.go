@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,12 @@ const (
 	sidecarAnnotation = "dapr.io/enabled"
 	apiAnnotation     = "keywell.dev/api" // how the pod wants to call the API; see package localhost
 )
+
+// configAnnotation names the Dapr Configuration, of the pod's namespace, that is for a pod. Source: as above.
+const configAnnotation = "dapr.io/config"
+
+// newPod is how much later than the kubelet the agent may hear of a pod.
+const newPod = 2 * time.Second
 
 // annotationPrefixes are those of the annotations that are kept.
 var annotationPrefixes = [...]string{"dapr.io/", "keywell.dev/"}
@@ -82,6 +89,7 @@ type Pods struct {
 	known struct {
 		sync.RWMutex
 		byUID map[string]Pod
+		more  chan struct{} // closed and replaced when a pod is added
 	}
 }
 
@@ -98,7 +106,7 @@ func NewPods(opts PodsOptions) (*Pods, error) {
 	}
 	opts.Logger = orDiscard(opts.Logger)
 	p := &Pods{opts: opts, ready: make(chan struct{})}
-	p.known.byUID = map[string]Pod{}
+	p.known.byUID, p.known.more = map[string]Pod{}, make(chan struct{})
 	promauto.With(opts.Registerer).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "keywell_kube_pods",
 		Help: "Pods of this node that the agent knows.",
@@ -146,16 +154,50 @@ func (p *Pods) Identify(uid string) (scope.Identity, error) {
 	case pod.Ended:
 		return scope.Identity{}, refused("pod %s/%s has ended", pod.Namespace, pod.Name)
 	}
-	return scope.Identity{Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount, Pod: pod.Name, PodUID: pod.UID, AppID: pod.AppID()}, nil
+	return pod.identity(), nil
 }
 
-// Enrich returns id with the app id that the pod's annotation names, where the pod is known, and with the pod's name,
-// Dapr's default, where it is not. An app id that id came with is never kept. What else id says is for the caller to
-// have attested.
-func (p *Pods) Enrich(id scope.Identity) scope.Identity {
-	id.AppID = id.Pod
+func (p Pod) identity() scope.Identity {
+	return scope.Identity{
+		Namespace: p.Namespace, ServiceAccount: p.ServiceAccount, Pod: p.Name, PodUID: p.UID,
+		AppID: p.AppID(), Configuration: p.Annotations[configAnnotation],
+	}
+}
+
+// Known returns the identity of the pod that the kubelet has said id is, with what its annotations add. It waits a
+// little for a pod that is new: the kubelet may have heard of it first. It is an error that
+// the pod is not known: neither is then what its annotations take away from it.
+func (p *Pods) Known(id scope.Identity) (scope.Identity, error) {
+	limit := time.NewTimer(newPod)
+	defer limit.Stop()
+	for {
+		pod, ok, more := p.get(id.PodUID)
+		switch {
+		case ok && pod.is(id):
+			return pod.identity(), nil
+		case ok:
+			return scope.Identity{}, fmt.Errorf("the pod with UID %s is not %s/%s with service account %q", pod.UID, id.Namespace, id.Pod, id.ServiceAccount)
+		}
+		select {
+		case <-more:
+		case <-limit.C:
+			return scope.Identity{}, fmt.Errorf("the agent has not heard of pod %s/%s from the API server yet; the kubelet tries again", id.Namespace, id.Pod)
+		}
+	}
+}
+
+func (p *Pods) get(uid string) (pod Pod, ok bool, more <-chan struct{}) {
+	p.known.RLock()
+	defer p.known.RUnlock()
+	pod, ok = p.known.byUID[uid]
+	return pod, ok, p.known.more
+}
+
+// Renew returns id, which was attested before, with what the pod's annotations say now. Where the pod is not known, it
+// is as it was.
+func (p *Pods) Renew(id scope.Identity) scope.Identity {
 	if pod, ok := p.Get(id.PodUID); ok && pod.is(id) {
-		id.AppID = pod.AppID()
+		return pod.identity()
 	}
 	return id
 }
@@ -184,10 +226,20 @@ func (s *podStore) Update(obj any) error {
 		return err
 	}
 	s.known.Lock()
+	_, known := s.known.byUID[pod.UID]
 	s.known.byUID[pod.UID] = pod
+	if !known {
+		s.announce()
+	}
 	s.known.Unlock()
 	s.opts.Changed()
 	return nil
+}
+
+// announce wakes who waits for a pod. The caller holds s.known.
+func (s *podStore) announce() {
+	close(s.known.more)
+	s.known.more = make(chan struct{})
 }
 
 func (s *podStore) Delete(obj any) error {
@@ -218,6 +270,7 @@ func (s *podStore) Replace(objs []any, _ string) error {
 	s.known.Lock()
 	before := s.known.byUID
 	s.known.byUID = now
+	s.announce()
 	s.known.Unlock()
 	s.readyOnce.Do(func() { close(s.ready) })
 	for uid, pod := range before {

@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,30 +88,73 @@ func TestPodIsDeleted(t *testing.T) {
 	})
 }
 
-func TestEnrich(t *testing.T) {
+// TestKnown: the kubelet's word is taken for a pod that the API server tells of too.
+func TestKnown(t *testing.T) {
 	run(t, func(f *fixture) {
-		f.putPod("a")
+		f.putPod("a", func(pod kubetest.Object) {
+			pod["metadata"].(kubetest.Object)["annotations"].(kubetest.Object)["dapr.io/config"] = "narrow"
+		})
 		f.putPod("plain", func(pod kubetest.Object) { delete(pod["metadata"].(kubetest.Object), "annotations") })
 		f.start(f.pods.Run)
 		claims := func(change func(*scope.Identity)) scope.Identity {
 			id := identity("a")
-			id.AppID = "claimed"
+			id.AppID, id.Configuration = "claimed", "claimed"
 			change(&id)
 			return id
 		}
 		for name, tt := range map[string]struct {
-			id   scope.Identity
-			want string
+			id           scope.Identity
+			appID, about string // about: part of the error
+			config       string
 		}{
-			"annotation":      {claims(func(*scope.Identity) {}), "app-a"},
-			"no annotation":   {identity("plain"), "plain"},
-			"unknown pod":     {claims(func(id *scope.Identity) { id.Pod, id.PodUID = "b", "b" }), "b"},
-			"other namespace": {claims(func(id *scope.Identity) { id.Namespace = "bank" }), "a"},
-			"other account":   {claims(func(id *scope.Identity) { id.ServiceAccount = "admin" }), "a"},
+			"annotations":     {claims(func(*scope.Identity) {}), "app-a", "", "narrow"},
+			"no annotations":  {identity("plain"), "plain", "", ""},
+			"unknown pod":     {claims(func(id *scope.Identity) { id.Pod, id.PodUID = "b", "b" }), "", "has not heard of pod shop/b", ""},
+			"other namespace": {claims(func(id *scope.Identity) { id.Namespace = "bank" }), "", "is not bank/a", ""},
+			"other account":   {claims(func(id *scope.Identity) { id.ServiceAccount = "admin" }), "", `service account "admin"`, ""},
 		} {
-			if got := f.pods.Enrich(tt.id).AppID; got != tt.want {
-				f.Errorf("%s: app id %q, want %q", name, got, tt.want)
+			got, err := f.pods.Known(tt.id)
+			if got.AppID != tt.appID || got.Configuration != tt.config || (err == nil) != (tt.about == "") || err != nil && !strings.Contains(err.Error(), tt.about) {
+				f.Errorf("%s: app id %q, Configuration %q, %v", name, got.AppID, got.Configuration, err)
 			}
+		}
+	})
+}
+
+// TestKnownWaits: the kubelet may have heard of a pod first.
+func TestKnownWaits(t *testing.T) {
+	run(t, func(f *fixture) {
+		f.start(f.pods.Run)
+		got := make(chan scope.Identity)
+		go func() {
+			id, err := f.pods.Known(identity("late"))
+			if err != nil {
+				f.Error(err)
+			}
+			got <- id
+		}()
+		time.Sleep(time.Second)
+		f.putPod("other")
+		f.putPod("late")
+		if id := <-got; id != identity("late") {
+			f.Errorf("got %+v", id)
+		}
+	})
+}
+
+// TestRenew: what the annotations say now counts, and what they said while the pod is not known.
+func TestRenew(t *testing.T) {
+	run(t, func(f *fixture) {
+		f.putPod("a")
+		f.start(f.pods.Run)
+		before := identity("a")
+		before.AppID, before.Configuration = "before", "narrow"
+		if got := f.pods.Renew(before); got != identity("a") {
+			f.Errorf("known: %+v", got)
+		}
+		before.PodUID = "unknown"
+		if got := f.pods.Renew(before); got != before {
+			f.Errorf("unknown: %+v", got)
 		}
 	})
 }

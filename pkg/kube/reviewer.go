@@ -136,10 +136,10 @@ func (r *TokenReviewer) Attest(ctx context.Context, token secret.Value) (scope.I
 	}
 }
 
-// answer checks that the pod of an accepted token is still there, adds its app id, and counts.
+// answer checks that the pod of an accepted token is still there, adds what its annotations say, and counts.
 func (r *TokenReviewer) answer(result string, id scope.Identity, err error) (scope.Identity, error) {
 	if err == nil {
-		err = r.alive(id)
+		id, err = r.alive(id)
 	}
 	if _, no := errors.AsType[*RefusedError](err); no {
 		result = "refused"
@@ -150,21 +150,21 @@ func (r *TokenReviewer) answer(result string, id scope.Identity, err error) (sco
 	if err != nil {
 		return scope.Identity{}, err
 	}
-	return r.pods.Enrich(id), nil
+	return id, nil
 }
 
-// alive tells whether id is a pod of this node that exists and has not ended.
-func (r *TokenReviewer) alive(id scope.Identity) error {
+// alive returns the identity of the pod that id is, if it is one of this node that exists and has not ended.
+func (r *TokenReviewer) alive(id scope.Identity) (scope.Identity, error) {
 	pod, ok := r.pods.Get(id.PodUID)
 	switch {
 	case !ok:
-		return refused("it is bound to a pod that is gone or not on this node")
+		return scope.Identity{}, refused("it is bound to a pod that is gone or not on this node")
 	case !pod.is(id):
-		return refused("it is bound to pod %s/%s as %q, which is not what the pod with that UID is", id.Namespace, id.Pod, id.ServiceAccount)
+		return scope.Identity{}, refused("it is bound to pod %s/%s as %q, which is not what the pod with that UID is", id.Namespace, id.Pod, id.ServiceAccount)
 	case pod.Ended:
-		return refused("it is bound to pod %s/%s, which has ended", id.Namespace, id.Pod)
+		return scope.Identity{}, refused("it is bound to pod %s/%s, which has ended", id.Namespace, id.Pod)
 	default:
-		return nil
+		return pod.identity(), nil
 	}
 }
 

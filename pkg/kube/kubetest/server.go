@@ -147,7 +147,10 @@ func (s *Server) happened(kind string, k key, o Object) Object {
 	if k.name != "" {
 		metadata["namespace"], metadata["name"] = k.namespace, k.name
 	}
-	o["metadata"], o["apiVersion"] = metadata, "v1"
+	o["metadata"] = metadata
+	if _, given := o["apiVersion"]; !given {
+		o["apiVersion"] = "v1"
+	}
 	o["kind"] = kinds[k.resource]
 	s.history = append(s.history, change{s.version, kind, k, o})
 	close(s.more)
@@ -155,7 +158,10 @@ func (s *Server) happened(kind string, k key, o Object) Object {
 	return o
 }
 
-var kinds = map[string]string{"secrets": "Secret", "pods": "Pod", "events": "Event"}
+var kinds = map[string]string{
+	"secrets": "Secret", "pods": "Pod", "events": "Event",
+	"components": "Component", "configurations": "Configuration", "accesspolicies": "AccessPolicy",
+}
 
 // Allow gives whoever presents token the rights, instead of those that it had. Without any, the token is unknown.
 func (s *Server) Allow(token string, rights ...Rule) {
