@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	yamlstream "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 )
@@ -85,6 +86,7 @@ type objects struct {
 	bindings  []rbacv1.RoleBinding // of the roles, in their order
 	service   corev1.Service
 	monitor   map[string]any
+	crd       apiextensionsv1.CustomResourceDefinition
 	rule      promRule
 	dashboard corev1.ConfigMap
 	kinds     []string // sorted
@@ -95,7 +97,7 @@ func decode(t *testing.T, manifests map[string]string) objects {
 	var o objects
 	targets := map[string]any{
 		"DaemonSet": &o.daemonSet, "CSIDriver": &o.driver, "ConfigMap": &o.config, "ServiceAccount": &o.account,
-		"ClusterRole": &o.role, "ClusterRoleBinding": &o.binding, "Service": &o.service, "ServiceMonitor": &o.monitor,
+		"ClusterRole": &o.role, "ClusterRoleBinding": &o.binding, "Service": &o.service, "ServiceMonitor": &o.monitor, "CustomResourceDefinition": &o.crd,
 		"PrometheusRule": &o.rule,
 	}
 	for _, name := range slices.Sorted(maps.Keys(manifests)) {

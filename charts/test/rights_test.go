@@ -16,6 +16,9 @@ import (
 // valueSets are values that change what is rendered, one kind of change each.
 var valueSets = map[string]string{
 	"defaults":          "",
+	"no objects":        "objects: {enabled: false}",
+	"no CRD":            "objects: {installCRD: false}",
+	"trusted":           "objects: {componentNamespaces: [shop]}",
 	"no API":            "api: {enabled: false}",
 	"no built-in":       "disableBuiltinKubernetesSecretStore: true",
 	"Dapr's spelling":   "disableBuiltinK8sSecretStore: true",
@@ -99,6 +102,11 @@ func checkRole(t *testing.T, o objects) {
 	want := []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}},
+	}
+	if slices.Contains(o.agent().Args, "--cluster-objects") {
+		want = append(want,
+			rbacv1.PolicyRule{APIGroups: []string{"dapr.io"}, Resources: []string{"components", "configurations"}, Verbs: read},
+			rbacv1.PolicyRule{APIGroups: []string{"keywell.dev"}, Resources: []string{"accesspolicies"}, Verbs: read})
 	}
 	if slices.Contains(o.agent().Args, "--service-account-annotations") {
 		want = append(want, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"get"}})

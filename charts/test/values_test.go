@@ -60,9 +60,11 @@ func TestCSIDriver(t *testing.T) {
 func TestKinds(t *testing.T) {
 	always := []string{"CSIDriver", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet", "ServiceAccount"}
 	for name, more := range map[string][]string{
-		"defaults":        {},
-		"service monitor": {"Service", "ServiceMonitor"},
-		"monitoring":      {"ConfigMap of the dashboard", "PrometheusRule"},
+		"defaults":        {"CustomResourceDefinition"},
+		"no objects":      {},
+		"no CRD":          {},
+		"service monitor": {"CustomResourceDefinition", "Service", "ServiceMonitor"},
+		"monitoring":      {"CustomResourceDefinition", "ConfigMap of the dashboard", "PrometheusRule"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := slices.Sorted(slices.Values(slices.Concat(always, more)))
@@ -82,6 +84,8 @@ func TestArguments(t *testing.T) {
 		"Dapr's name for it":    {"disableBuiltinK8sSecretStore: true", "--disable-builtin-kubernetes-secret-store", ""},
 		"tokens":                {"requestTokens: {enabled: true}", "--request-tokens", ""},
 		"annotations":           {"serviceAccountAnnotations: true", "--service-account-annotations", ""},
+		"no objects":            {"objects: {enabled: false}", "", "--cluster-objects"},
+		"trusted namespace":     {"objects: {componentNamespaces: [shop]}", "--component-namespace=shop", ""},
 		"no audit":              {"audit: {enabled: false}", "--audit-log=", "--audit-log=-"},
 		"no metrics":            {"metrics: {enabled: false}", "--metrics-address=", "--metrics-address=[$(HOST_IP)]:3502"},
 		"port":                  {"api: {httpPort: 3600}", "--http-address=[$(HOST_IP)]:3600", "--http-address=[$(HOST_IP)]:3500"},

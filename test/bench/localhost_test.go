@@ -236,7 +236,9 @@ const onlyStore = "memory"
 // storeList is a list of that.
 type storeList struct{}
 
-func (storeList) Stores() []api.Store { return []api.Store{{Key: onlyStore, Name: onlyStore, Open: true}} }
+func (storeList) Stores() []api.Store {
+	return []api.Store{{Key: onlyStore, Name: onlyStore, Open: true}}
+}
 
 func (l storeList) Store(name string) (api.Store, bool) { return l.Stores()[0], name == onlyStore }
 
