@@ -22,7 +22,7 @@ func onNode(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	r := &runFlags{nodeID: "test", stateDir: dir, csiSocket: filepath.Join(dir, "csi.sock"), roots: list{dir}, maxVolume: 1, maxNode: 1}
-	r.kubernetes = kubernetesFlags{enabled: true, kubeconfig: kubeconfig, node: "test", registry: dir, runtime: filepath.Join(dir, "cri.sock")}
+	r.kubernetes = kubernetesFlags{enabled: true, objects: true, kubeconfig: kubeconfig, node: "test", registry: dir, runtime: filepath.Join(dir, "cri.sock")}
 	a, err := newAgent(r, secret.Value{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func TestProbes(t *testing.T) {
 		handler(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 		return w.Code, strings.TrimSpace(w.Body.String())
 	}
-	if code, body := probe(a.readyz); code != http.StatusServiceUnavailable || body != "waiting for stores, pods, registration with the kubelet" {
+	if code, body := probe(a.readyz); code != http.StatusServiceUnavailable || body != "waiting for stores, pods, objects of the cluster, registration with the kubelet" {
 		t.Errorf("readyz of an agent that has not begun: %d %q", code, body)
 	}
 	if code, body := probe(a.healthz); code != http.StatusServiceUnavailable || body != "the CSI socket does not answer" {
