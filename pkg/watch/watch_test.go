@@ -32,7 +32,12 @@ func TestPolling(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		s.want("a=2")
 		time.Sleep(time.Hour)
-		s.want()
+		synctest.Wait()
+		select {
+		case <-s.Ready():
+			t.Error("a watcher is woken for nothing")
+		default:
+		}
 	})
 }
 

@@ -273,6 +273,51 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// kept is a socket that outlives the process which serves it, as a service manager's does.
+type kept struct{ *net.UnixListener }
+
+func (k kept) Close() error { return k.SetDeadline(time.Unix(1, 0)) }
+
+// TestSocketActivation has a plugin start again behind the same socket: only the connection shows that.
+func TestSocketActivation(t *testing.T) {
+	dir, m := t.TempDir(), providertest.NewMemory()
+	m.Put("db", map[string]string{"user": "u"})
+	l, err := net.Listen("unix", filepath.Join(dir, "mine.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket := kept{l.(*net.UnixListener)}
+	start := func() (*plugin, func()) {
+		if err := socket.SetDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		p := &plugin{memory: m.Provider(), properties: map[string]map[string]string{}}
+		server := grpc.NewServer()
+		componentsv1pb.RegisterSecretStoreServer(server, p)
+		done := make(chan error, 1)
+		go func() { done <- server.Serve(socket) }()
+		return p, func() { server.Stop(); <-done }
+	}
+	_, stop := start()
+	p, err := open(t, daprplugin.New(dir), "secretstores.mine", "a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	again, stop := start()
+	defer stop()
+	if _, err := p.Fetch(t.Context(), providers.Query{Name: "db"}); providers.KindOf(err) != providers.Unavailable {
+		t.Errorf("the first read that notices: %v", err)
+	}
+	if _, err := p.Fetch(t.Context(), providers.Query{Name: "db"}); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+	if _, ok := again.brought("a"); !ok {
+		t.Error("not initialised again")
+	}
+}
+
 // TestNotAStore has another kind of plugin at the socket, and a file that is none at all.
 func TestNotAStore(t *testing.T) {
 	dir := t.TempDir()

@@ -2,12 +2,14 @@ package daprplugin
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"maps"
 	"net"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	componentsv1pb "github.com/dapr/dapr/pkg/proto/components/v1"
 	"google.golang.org/grpc"
@@ -195,9 +197,7 @@ func (s *store) initialise(ctx context.Context) (*session, error) {
 	}
 	conn, err := grpc.NewClient("passthrough:///plugin", grpc.WithAuthority("localhost"), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", s.path)
-		}))
+		grpc.WithContextDialer(dialOnce(s.path)))
 	if err != nil {
 		return nil, providers.Errorf(providers.Invalid, "%w", err)
 	}
@@ -207,6 +207,17 @@ func (s *store) initialise(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return made, nil
+}
+
+// dialOnce returns a dialer of one connection: behind another there may be another process, which was not initialised.
+func dialOnce(path string) func(context.Context, string) (net.Conn, error) {
+	var dialed atomic.Bool
+	return func(ctx context.Context, _ string) (net.Conn, error) {
+		if dialed.Swap(true) {
+			return nil, errors.New("the connection broke")
+		}
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}
 }
 
 // introduce makes the calls that come first, in Dapr's order.
