@@ -81,19 +81,28 @@ func (n *Namespace) Do(do func() error) error {
 	})
 }
 
-// onThread runs do on a thread that ends with it. The main thread never would; it is kept busy instead.
+// onThread runs do on a thread that ends with it, and waits for its end: until then, it holds the namespace. The main
+// thread never would end; it is kept busy instead.
 func onThread(do func() error) error {
-	done := make(chan error, 1)
+	done, thread := make(chan error, 1), make(chan int, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
+			thread <- unix.Gettid()
 			done <- do()
 			return
 		}
+		thread <- 0
 		done <- onThread(do)
 		runtime.UnlockOSThread()
 	}()
-	return <-done
+	err := <-done
+	if tid := <-thread; tid != 0 {
+		for unix.Tgkill(unix.Getpid(), tid, 0) == nil { // no signal is sent
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	return err
 }
 
 // Dial connects to an address, IP:port, in the namespace: it is what a process of the pod does.
