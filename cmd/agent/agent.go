@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -225,6 +226,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	group.Go(func() error { return a.api.Run(ctx, listeners) })
 	group.Go(func() error { return a.serveMetrics(ctx) })
+	group.Go(func() error { return a.settle(ctx) })
 	group.Go(func() error { return a.serveHealth(ctx) })
 	if a.cluster != nil {
 		group.Go(func() error { return a.cluster.run(ctx) })
@@ -270,6 +272,17 @@ func (a *agent) rotateWhenReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// settle gives back what opening the stores took: decoding manifests and secrets needs several times the memory that the
+// agent has to keep, and an idle one would hold on to it for minutes.
+func (a *agent) settle(ctx context.Context) error {
+	select {
+	case <-a.stores.Ready():
+		debug.FreeOSMemory()
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 func logProblems(log *slog.Logger, problems []component.Problem) {
