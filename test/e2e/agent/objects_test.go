@@ -94,6 +94,17 @@ spec: {rules: [{subjects: [{namespace: evil}], stores: [shop/vault], allow: [db]
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("a policy with a subject that is misspelt", func(t *testing.T) {
+		apply(t, "apiVersion: keywell.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: misspelt}\nspec: {rules: [{subjects: [{namespace: x}], stores: [vault], allow: [db]}]}\n")
+		t.Cleanup(func() { cleanupKubectl("delete", "accesspolicy", "misspelt") })
+		// Not as kubectl, which asks the API server to refuse what it does not know.
+		patch(t, "/apis/keywell.dev/v1alpha1/accesspolicies/misspelt", `{"spec": {"rules": [{"subjects": [{"namespce": "x"}], "stores": ["vault"], "allow": ["db"]}]}}`)
+		out, err := node.Kubectl(t.Context(), "exec", "daemonset/keywell", "--namespace", keywellNamespace, "--", "/agent", "explain",
+			"--cluster", "--resources-path", "/etc/keywell/resources", "--config", "/etc/keywell/config/scopes.yaml", "--namespace", evil, "kubernetes", "db")
+		if err == nil || !strings.Contains(out+err.Error(), "AccessPolicy misspelt") || !strings.Contains(out, "faulty") {
+			t.Errorf("%s%v", out, err)
+		}
+	})
 	t.Run("dapr.io/config", func(t *testing.T) {
 		configured := func(name string) (pod, string) {
 			p := pod{namespace: shop, name: name, serviceAccount: "app", attributes: attributes("vault")}
