@@ -237,7 +237,11 @@ func (h *httpSkin) readBody(w http.ResponseWriter, r *http.Request) ([]byte, err
 // notModified sets the headers of an answer and, if the caller has it already, says so.
 func (s *stamp) notModified(w http.ResponseWriter, r *http.Request) bool {
 	header := w.Header()
-	s.each(func(name headerName, value string) { header[name.http] = []string{value} })
+	values := make([]string, 0, maxStampHeaders) // of all headers
+	s.each(func(name headerName, value string) {
+		values = append(values, value)
+		header[name.http] = values[len(values)-1 : len(values) : len(values)]
+	})
 	if !s.matches(r.Header["If-None-Match"]) {
 		return false
 	}
@@ -258,13 +262,19 @@ func writeFault(w http.ResponseWriter, f *fault) {
 	writeBody(w, f.status, f.json())
 }
 
+// selfCounted is the size of body up to which net/http sets Content-Length by itself, with less work. Source: net/http,
+// bufferBeforeChunkingSize.
+const selfCounted = 2 << 10
+
 // jsonType is the Content-Type of every answer. Headers share it: net/http only reads them.
 var jsonType = []string{"application/json"}
 
 func writeBody(w http.ResponseWriter, status int, body []byte) {
 	header := w.Header()
 	header["Content-Type"] = jsonType
-	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if len(body) > selfCounted {
+		header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a caller that went away is nobody's concern
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,6 +39,20 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	missing  *prometheus.CounterVec
+
+	read sync.Map // reading → *readSeries, for the requests that come most often
+}
+
+// reading is what a request asked for that was answered as it should be.
+type reading struct {
+	protocol string
+	op       operation
+}
+
+// readSeries are the series that count a reading. Finding them by their labels costs more than counting.
+type readSeries struct {
+	ok      prometheus.Counter
+	seconds prometheus.Observer
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -64,10 +79,28 @@ func (op operation) lasts() bool { return op == opWatch || op == opWait || op ==
 
 // request records one request.
 func (m *metrics) request(protocol string, op operation, result string, took time.Duration) {
+	if result == resultOK && (op == opGet || op == opBulk) {
+		series := m.seriesOf(reading{protocol, op})
+		series.ok.Inc()
+		series.seconds.Observe(took.Seconds())
+		return
+	}
 	m.requests.WithLabelValues(protocol, string(op), result).Inc()
 	if !op.lasts() {
 		m.seconds.WithLabelValues(protocol, string(op)).Observe(took.Seconds())
 	}
+}
+
+// seriesOf returns the series of a reading. They are made by the first.
+func (m *metrics) seriesOf(r reading) *readSeries {
+	if series, ok := m.read.Load(r); ok {
+		return series.(*readSeries)
+	}
+	series, _ := m.read.LoadOrStore(r, &readSeries{
+		ok:      m.requests.WithLabelValues(r.protocol, string(r.op), resultOK),
+		seconds: m.seconds.WithLabelValues(r.protocol, string(r.op)),
+	})
+	return series.(*readSeries)
 }
 
 // leftOut records that n secrets of store are missing from a bulk answer.

@@ -33,6 +33,9 @@ func entityTag(digest resolve.Digest) string {
 // headerName is the name of a header in the form that each protocol's library keeps it in.
 type headerName struct{ http, grpc string }
 
+// maxStampHeaders is how many headers a stamp has at most.
+const maxStampHeaders = 5
+
 // each calls set for every header of the stamp.
 func (s *stamp) each(set func(name headerName, value string)) {
 	if s.etag != "" {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // valueBytes is the length of every secret value.
@@ -62,6 +63,10 @@ func writeStores(t *testing.T, dir string) {
 		}
 		file := filepath.Join(dir, store+".json")
 		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		past := time.Now().Add(-time.Hour) // what was just written is read twice, in case it was not finished
+		if err := os.Chtimes(file, past, past); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(resources, store+".yaml"), fmt.Appendf(nil, component, store, file), 0o600); err != nil {
