@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	csipb "github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -42,13 +43,27 @@ func reportMemory(t *testing.T) []row {
 	return rows
 }
 
+// atRest returns the memory that a process takes once that has not changed for a while.
+func atRest(t *testing.T, p *process) map[string]int {
+	t.Helper()
+	before := 0
+	for {
+		now, err := memoryOf(p.PID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now["VmRSS"] == before {
+			return now
+		}
+		before = now["VmRSS"]
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
 // memoryRows shows what the process takes with the volumes that it has now.
 func memoryRows(t *testing.T, p *process, volumes []string) []row {
 	t.Helper()
-	sizes, err := memoryOf(p.PID())
-	if err != nil {
-		t.Fatal(err)
-	}
+	sizes := atRest(t, p)
 	goroutines, err := p.scrape("go_goroutines")
 	if err != nil {
 		t.Fatal(err)
