@@ -31,6 +31,7 @@ var valueSets = map[string]string{
 	"monitoring":        "metrics: {prometheusRule: {enabled: true}, dashboard: {enabled: true}}",
 	"no metrics":        "metrics: {enabled: false}",
 	"localhost":         "localhost: {enabled: true}",
+	"components":        "plugins: {components: {enabled: true}}",
 	"other directories": "{kubeletRoot: /data/kubelet, stateDir: /run/other}",
 }
 
@@ -87,6 +88,9 @@ func checkContainer(t *testing.T, o objects) {
 	if slices.Contains(c.Args, "--localhost=asked") {
 		wantPaths = append(wantPaths, "/run/containerd", "/var/run/netns")
 		wantPropagated = append(wantPropagated, "runtime HostToContainer true", "namespaces HostToContainer true")
+	}
+	if slices.Contains(c.Args, "--components-sockets=/run/keywell-components") {
+		wantPaths = append(wantPaths, "/run/keywell-components")
 	}
 	if diff := cmp.Diff(wantPaths, paths); diff != "" {
 		t.Errorf("the node's directories (-want +got):\n%s", diff)

@@ -2,6 +2,8 @@ package daprplugin
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -21,6 +23,17 @@ var kinds = map[codes.Code]providers.Kind{
 	codes.OutOfRange:         providers.Invalid,
 	codes.Unimplemented:      providers.Invalid,
 	codes.ResourceExhausted:  providers.Throttled,
+}
+
+// unreached returns the error for a socket that can't be connected to.
+func unreached(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, fs.ErrPermission):
+		return providers.Errorf(providers.Unavailable, "%w: the agent must be able to write to the socket; a plugin of another user has to give it mode 0666", err)
+	}
+	return providers.Errorf(providers.Unavailable, "%w", err)
 }
 
 // early is how long before a deadline here the plugin, which has the same one, may give up.

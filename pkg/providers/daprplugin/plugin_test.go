@@ -7,12 +7,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	componentsv1pb "github.com/dapr/dapr/pkg/proto/components/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -335,6 +338,44 @@ func TestNotAStore(t *testing.T) {
 	}
 	if _, err := open(t, d, "secretstores.mine", "a", nil); providers.KindOf(err) != providers.Unavailable {
 		t.Errorf("a file: %v", err)
+	}
+}
+
+// TestUnreachable has sockets that nobody serves and that the agent may not write to, who in Kubernetes is a root without
+// the right to pass over modes.
+func TestUnreachable(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "left.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, filepath.Join(dir, "theirs.sock"), providertest.NewMemory())
+	if err := os.Chmod(filepath.Join(dir, "theirs.sock"), 0o500); err != nil {
+		t.Fatal(err)
+	}
+	respectModes(t)
+	for typ, want := range map[string]string{
+		"secretstores.left":   "connection refused",
+		"secretstores.theirs": "permission denied: the agent must be able to write to the socket",
+	} {
+		_, err := open(t, daprplugin.New(dir), typ, "a", nil)
+		if providers.KindOf(err) != providers.Unavailable || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", typ, err)
+		}
+	}
+}
+
+// respectModes takes the right to pass over files' modes from the test's thread, for good.
+func respectModes(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // and no unlocking: the thread ends with the test
+	header, data := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		t.Fatal(err)
 	}
 }
 

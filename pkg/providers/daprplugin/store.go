@@ -195,28 +195,33 @@ func (s *store) initialise(ctx context.Context) (*session, error) {
 	case socket.Mode().Type() != fs.ModeSocket:
 		return nil, providers.Errorf(providers.Unavailable, "%s is not a socket", s.path)
 	}
+	link, err := (&net.Dialer{}).DialContext(ctx, "unix", s.path)
+	if err != nil {
+		return nil, unreached(ctx, err)
+	}
 	conn, err := grpc.NewClient("passthrough:///plugin", grpc.WithAuthority("localhost"), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		grpc.WithContextDialer(dialOnce(s.path)))
+		grpc.WithContextDialer(dialOnce(link)))
 	if err != nil {
+		_ = link.Close() // nothing was said
 		return nil, providers.Errorf(providers.Invalid, "%w", err)
 	}
 	made := &session{conn: conn, client: componentsv1pb.NewSecretStoreClient(conn), socket: socket}
 	if err := s.introduce(ctx, made); err != nil {
-		_ = conn.Close() // nobody has used it
+		_, _ = conn.Close(), link.Close() // nobody has used it
 		return nil, err
 	}
 	return made, nil
 }
 
 // dialOnce returns a dialer of one connection: behind another there may be another process, which was not initialised.
-func dialOnce(path string) func(context.Context, string) (net.Conn, error) {
+func dialOnce(link net.Conn) func(context.Context, string) (net.Conn, error) {
 	var dialed atomic.Bool
-	return func(ctx context.Context, _ string) (net.Conn, error) {
+	return func(context.Context, string) (net.Conn, error) {
 		if dialed.Swap(true) {
 			return nil, errors.New("the connection broke")
 		}
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		return link, nil
 	}
 }
 

@@ -7,6 +7,7 @@
 //	client localhost-sdk STORE SECRET  prints what the SDK returns that nothing has configured
 //	client socket PATH                 prints the status and the body of an HTTP call by /secrets/http.sock
 //	client socket-sdk STORE SECRET     prints what the SDK returns by /secrets/grpc.sock
+//	client plugin PATH WORD            is a pluggable secret store at a Unix socket, whose secret ends with the word
 //	client await PATH                  calls localhost:3500 until it answers 200, and prints how long it was refused
 //
 // HOST_IP is the node's address. The token is the one in /token/token unless an argument says otherwise; "" is none.
@@ -41,10 +42,10 @@ func run(args []string) error {
 	defer cancel()
 	switch {
 	case len(args) == 1 && args[0] == "wait":
-		killed := make(chan os.Signal, 1)
-		signal.Notify(killed, syscall.SIGTERM)
-		<-killed
+		<-killed().Done()
 		return nil
+	case len(args) == 3 && args[0] == "plugin":
+		return servePlugin(killed(), args[1], args[2])
 	case len(args) == 2 && args[0] == "http":
 		token, err := os.ReadFile("/token/token")
 		if err != nil {
@@ -69,6 +70,12 @@ func run(args []string) error {
 		return await(ctx, "http://localhost:3500"+args[1])
 	}
 	return fmt.Errorf("unknown arguments %q", args)
+}
+
+// killed returns a context that ends when the process is asked to.
+func killed() context.Context {
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	return ctx
 }
 
 func onNode(path string) string {
