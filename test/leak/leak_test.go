@@ -31,17 +31,19 @@ type world struct {
 	secrets string            // content of the secrets file
 	told    strings.Builder   // answers that must not hold a secret
 	volumes bool              // there are volumes, which need root
+	plugin  *blabber
 }
 
 // TestNoSecretIsTold takes an agent through all that can happen to a secret and searches what it has said.
 func TestNoSecretIsTold(t *testing.T) {
 	w := &world{planted: map[string]canary{}, volumes: os.Geteuid() == 0}
 	dir := home(t)
+	w.serveBlabber(t, filepath.Join(dir, "plugins"))
 	w.populate(t, dir)
 	w.check(t, dir)
 
 	l := launch{
-		args: []string{"--config", "config.yaml", "--audit-log", "audit", "--csi-socket", "", "--max-volume-bytes", "65536"},
+		args: []string{"--config", "config.yaml", "--audit-log", "audit", "--components-sockets", "plugins", "--csi-socket", "", "--max-volume-bytes", "65536"},
 		env: []string{
 			"GOTRACEBACK=crash", "DAPR_API_TOKEN=" + w.plant("API token"),
 			"LEAK_PASSWORD=" + w.plant("environment variable"), "FOR_PREFIX=" + w.plant("environment variable of an envRef"),
@@ -55,6 +57,7 @@ func TestNoSecretIsTold(t *testing.T) {
 	t.Run("HTTP", w.testHTTP)
 	t.Run("gRPC", w.testGRPC)
 	t.Run("volumes", w.testVolumes)
+	t.Run("plugin", w.testPlugin)
 	t.Run("bad files", w.testBadFiles)
 	t.Run("rotation", w.testRotation)
 	t.Run("a closing policy", w.testRevoked)
@@ -145,6 +148,7 @@ func (w *world) writeSecrets(t *testing.T, dir string) {
 		"internal": w.plant("value that no scope allows"),
 		"setting":  w.plant("value that a reference takes for a duration"),
 		"prefix":   w.plant("value that a reference takes for a prefix"),
+		"plugin":   w.plant("setting of a plugin"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -173,13 +177,16 @@ func (w *world) populate(t *testing.T, dir string) {
 	good("i-plain.yaml", "plain", "local.env",
 		"{name: cacheTTL, value: "+w.plant("plain value of a setting")+"}", "{name: password, value: "+w.plant("plain value of an unknown name")+"}")
 
+	good("j-blabs.yaml", "blabs", "blabber", "{name: setting, secretKeyRef: {name: plugin, key: plugin}}")
+	good("k-blabs-early.yaml", "blabs-early", "blabber", "{name: setting, secretKeyRef: {name: plugin, key: plugin}}")
+
 	w.writeSecrets(t, dir)
 	write(t, dir, "config.yaml", "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nspec: {secrets: {scopes: [{storeName: file, deniedSecrets: [internal]}]}}\n")
 }
 
 // check runs agent check on the same manifests.
 func (w *world) check(t *testing.T, dir string) {
-	cmd := exec.Command(binary, "check", "--resources-path", "resources", "--config", "config.yaml")
+	cmd := exec.Command(binary, "check", "--resources-path", "resources", "--config", "config.yaml", "--components-sockets", "plugins")
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	if code := cmd.ProcessState.ExitCode(); code != 1 {
