@@ -12,36 +12,45 @@ import (
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/scope"
 	"github.com/keywell/keywell/pkg/secret"
+	"github.com/keywell/keywell/pkg/volume"
 )
 
 // podSockets are the sockets that belong to one pod each, by which the pod calls the API without a token.
-type podSockets struct{ http, grpc *origin.Listener }
+type podSockets struct{ http, grpc, plugin *origin.Listener }
 
-func newPodSockets() podSockets { return podSockets{http: origin.New(), grpc: origin.New()} }
+func newPodSockets() podSockets {
+	return podSockets{http: origin.New(), grpc: origin.New(), plugin: origin.New()}
+}
 
 // listeners adds the sockets of pods to those of the node.
 func (p podSockets) listeners(node api.Listeners) api.Listeners {
-	node.HTTP, node.GRPC = append(node.HTTP, p.http), append(node.GRPC, p.grpc)
+	node.HTTP, node.GRPC, node.Plugin = append(node.HTTP, p.http), append(node.GRPC, p.grpc), append(node.Plugin, p.plugin)
 	return node
 }
 
-// add serves sockets as calls of one pod, until the func is called that it returns.
-func (p podSockets) add(from origin.Addr, http, grpc []net.Listener) (stop func()) {
-	onHTTP, onGRPC := p.http.Add(from, http...), p.grpc.Add(from, grpc...)
-	return func() {
-		onHTTP.Close()
-		onGRPC.Close()
+// serveVolume serves the sockets of a volume as calls of one pod, until the func is called that it returns.
+func (p podSockets) serveVolume(id scope.Identity, sockets volume.Sockets) (stop func()) {
+	from := origin.Addr{Way: origin.Socket, Identity: id}
+	var sources []*origin.Source
+	for l, socket := range map[*origin.Listener]net.Listener{p.http: sockets.HTTP, p.grpc: sockets.GRPC, p.plugin: sockets.Plugin} {
+		if socket != nil {
+			sources = append(sources, l.Add(from, socket))
+		}
 	}
+	return func() { closeSources(sources) }
 }
 
-// serveVolume serves the sockets of a volume.
-func (p podSockets) serveVolume(id scope.Identity, http, grpc net.Listener) (stop func()) {
-	return p.add(origin.Addr{Way: origin.Socket, Identity: id}, []net.Listener{http}, []net.Listener{grpc})
-}
-
-// serveLocalhost serves the listeners in a pod's network namespace.
+// serveLocalhost serves the listeners in a pod's network namespace, likewise.
 func (p podSockets) serveLocalhost(id scope.Identity, http, grpc []net.Listener) (stop func()) {
-	return p.add(origin.Addr{Way: origin.Localhost, Identity: id}, http, grpc)
+	from := origin.Addr{Way: origin.Localhost, Identity: id}
+	sources := []*origin.Source{p.http.Add(from, http...), p.grpc.Add(from, grpc...)}
+	return func() { closeSources(sources) }
+}
+
+func closeSources(sources []*origin.Source) {
+	for _, s := range sources {
+		s.Close()
+	}
 }
 
 // addLocalhost makes the parts that listen in pods.

@@ -101,7 +101,7 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return errors.New("--container-runtime is for the pods of a node: add --kubernetes, or leave it out")
 	}
 	if r.api.PluginSocket != "" && r.kubernetes.enabled {
-		return errors.New("--dapr-plugin-socket does not tell pods apart: leave it out with --kubernetes, where pods have sockets of their own (volume attribute api: socket)")
+		return errors.New("--dapr-plugin-socket does not tell pods apart: leave it out with --kubernetes, where pods have sockets of their own (volume attribute api: dapr-plugin)")
 	}
 	logger, err := r.logger(errOut)
 	if err != nil {

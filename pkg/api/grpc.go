@@ -27,24 +27,29 @@ type grpcSkin struct {
 	gate *gate
 }
 
-// newGRPCServer returns a server of the skin. Its parameters are daprd's, because clients are configured for them: one
-// that sends keepalive pings every 10 s is cut off by a server with grpc-go's defaults.
+// newGRPCServer returns a server of the skin.
 func newGRPCServer(skin *grpcSkin, maxMessage, readBuffer int) *grpc.Server {
-	maxHeader := uint32(min(readBuffer*1024, math.MaxUint32))
-	server := grpc.NewServer(
+	server := grpc.NewServer(append(serverOptions(maxMessage, readBuffer),
+		grpc.UnaryInterceptor(skin.interceptUnary),
+		grpc.StreamInterceptor(skin.interceptStream),
+		grpc.UnknownServiceHandler(refuseProxying),
+	)...)
+	server.RegisterService(serviceDesc(), skin)
+	reflection.Register(server)
+	return server
+}
+
+// serverOptions are daprd's, because clients are configured for them: one that sends keepalive pings every 10 s is cut off
+// by a server with grpc-go's defaults.
+func serverOptions(maxMessage, readBuffer int) []grpc.ServerOption {
+	return []grpc.ServerOption{
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 8 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * time.Minute, Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
-		grpc.MaxHeaderListSize(maxHeader),
+		grpc.MaxHeaderListSize(uint32(min(readBuffer*1024, math.MaxUint32))),
 		grpc.ForceServerCodecV2(newCodec()),
-		grpc.UnaryInterceptor(skin.interceptUnary),
-		grpc.StreamInterceptor(skin.interceptStream),
-		grpc.UnknownServiceHandler(refuseProxying),
-	)
-	server.RegisterService(serviceDesc(), skin)
-	reflection.Register(server)
-	return server
+	}
 }
 
 // refuseProxying answers calls of services that daprd would pass on to another app.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	componentsv1pb "github.com/dapr/dapr/pkg/proto/components/v1"
 	runtimev1pb "github.com/dapr/dapr/pkg/proto/runtime/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,7 +33,7 @@ func attestOrigin(_ context.Context, e api.Evidence) (scope.Identity, error) {
 	return scope.Identity{}, errors.New("no origin")
 }
 
-// TestOrigin asserts that both protocols tell pods apart by their sockets, and that no token gets around it.
+// TestOrigin asserts that all protocols tell pods apart by their sockets, and that no token gets around it.
 func TestOrigin(t *testing.T) {
 	f := newFixture(t)
 	f.rules.Closed = true
@@ -52,17 +53,18 @@ func TestOrigin(t *testing.T) {
 		}
 		return l
 	}
-	onHTTP, onGRPC := origin.New(), origin.New()
+	onHTTP, onGRPC, onPlugin := origin.New(), origin.New(), origin.New()
 	for _, namespace := range []string{"shop", "other"} {
 		from := origin.Addr{Way: origin.Socket, Identity: scope.Identity{Namespace: namespace, Pod: "web-0"}}
 		onHTTP.Add(from, socket(namespace+".http"))
 		onGRPC.Add(from, socket(namespace+".grpc"))
+		onPlugin.Add(from, socket(namespace+".plugin"))
 	}
 	listeners, err := api.Listen(t.Context(), api.Addresses{HTTP: []string{"127.0.0.1:0"}, GRPC: []string{"127.0.0.1:0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	listeners.HTTP, listeners.GRPC = append(listeners.HTTP, onHTTP), append(listeners.GRPC, onGRPC)
+	listeners.HTTP, listeners.GRPC, listeners.Plugin = append(listeners.HTTP, onHTTP), append(listeners.GRPC, onGRPC), append(listeners.Plugin, onPlugin)
 	r := f.serve(listeners)
 
 	for namespace, want := range map[string]string{"shop": `200 {"a":"1"}`, "other": "403 "} {
@@ -87,6 +89,15 @@ func TestOrigin(t *testing.T) {
 		_, err = runtimev1pb.NewDaprClient(conn).GetSecret(t.Context(), &runtimev1pb.GetSecretRequest{StoreName: "s", Key: "a"})
 		if status.Code(err) != want {
 			t.Errorf("gRPC from %s: %v", namespace, err)
+		}
+		daprd, err := grpc.NewClient("unix:"+filepath.Join(dir, namespace+".plugin"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer daprd.Close()
+		_, err = componentsv1pb.NewSecretStoreClient(daprd).Get(component(t.Context(), "s"), &componentsv1pb.GetSecretRequest{Key: "a"})
+		if status.Code(err) != want {
+			t.Errorf("as a plugin, from %s: %v", namespace, err)
 		}
 	}
 	client, _ := r.client(t)

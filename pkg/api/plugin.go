@@ -28,13 +28,8 @@ type pluginSkin struct {
 const instanceHeader = "x-component-instance"
 
 // newPluginServer returns a server of the skin. A daprd finds out by reflection what a socket offers.
-func newPluginServer(skin *pluginSkin, maxMessage int) *grpc.Server {
-	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxSendMsgSize(maxMessage),
-		grpc.ForceServerCodecV2(newCodec()),
-		grpc.UnaryInterceptor(skin.intercept),
-	)
+func newPluginServer(skin *pluginSkin, maxMessage, readBuffer int) *grpc.Server {
+	server := grpc.NewServer(append(serverOptions(maxMessage, readBuffer), grpc.UnaryInterceptor(skin.intercept))...)
 	server.RegisterService(pluginServiceDesc(), skin)
 	reflection.Register(server)
 	return server

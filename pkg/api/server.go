@@ -91,7 +91,7 @@ func (s *Server) Handler() http.Handler { return s.http }
 func (s *Server) Run(ctx context.Context, l Listeners) error {
 	httpServer := s.newHTTPServer()
 	grpcServer := newGRPCServer(s.grpc, s.maxBody, s.readBuffer)
-	pluginServer := newPluginServer(s.plugin, s.maxBody)
+	pluginServer := newPluginServer(s.plugin, s.maxBody, s.readBuffer)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, listener := range l.HTTP {
 		group.Go(func() error {

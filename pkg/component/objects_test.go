@@ -52,6 +52,7 @@ func TestObjects(t *testing.T) {
 	m, problems := newObjects().Load([]component.Object{
 		storeObject("shop", "vault"), storeObject("bank", "vault"), storeObject("evil", "vault"),
 		object(component.KindComponent, "shop", "queue", `"spec":{"type":"pubsub.redis","version":"v1"}`),
+		object(component.KindComponent, "shop", "vault", `"spec":{"type":"secretstores.keywell","version":"v1"}`),
 		object(component.KindConfiguration, "shop", "narrow", `"spec":{"tracing":{},"secrets":{"scopes":[{"storeName":"vault","defaultAccess":"deny"}]}}`),
 		policyObject("web", rule+","+rule),
 	})
@@ -59,6 +60,7 @@ func TestObjects(t *testing.T) {
 		`warning: Component evil/vault: metadata.namespace: a store is opened with the agent's own rights, and namespace "evil" is not trusted with these; ` +
 			`name the namespace in --component-namespace (the chart's value objects.componentNamespaces), or have an admin define the store in a file`,
 		`note: Component shop/queue: component "queue" of type "pubsub.redis" is not a secret store`,
+		`note: Component shop/vault: component "vault" of type "secretstores.keywell" is for a daprd, which has it from an agent`,
 	}
 	if diff := cmp.Diff(want, texts(problems)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)

@@ -16,12 +16,13 @@ import (
 
 // Spec is what a volume's attributes ask for; ParseSpec makes one.
 type Spec struct {
-	Items           []Item        // at least one, unless Socket or Localhost is set
+	Items           []Item        // at least one, unless Socket, Plugin or Localhost is set
 	Mode            fs.FileMode   // of what has no mode of its own; 0: 0444, or 0440 if the files have a group
 	UID, GID        int           // owner of the files; -1: not set
 	Size            int64         // limit for the files, in bytes; 0: the Set's MaxVolumeBytes
 	RefreshInterval time.Duration // how often to read the secrets again; 0: as the stores say
 	Socket          bool          // the volume has sockets for API calls
+	Plugin          bool          // the volume has a socket for a daprd
 	Localhost       bool          // the pod is to have listeners in its network namespace; nothing of them is in the volume
 }
 

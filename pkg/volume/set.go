@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -59,9 +58,9 @@ type Options struct {
 	StateDir   string
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: no metrics
-	// Serve answers API calls on the sockets of a volume, which it takes over, as calls of the pod that it is for. What
-	// it returns ends that, and closes the sockets and all connections. Nil: a volume that asks for sockets is refused.
-	Serve func(id scope.Identity, http, grpc net.Listener) (stop func())
+	// Serve answers calls on the sockets of a volume, which it takes over, as calls of the pod that it is for. What it
+	// returns ends that, and closes the sockets and all connections. Nil: a volume that asks for sockets is refused.
+	Serve func(id scope.Identity, sockets Sockets) (stop func())
 	// Localhost says that pods can have listeners in their network namespaces. False: a volume that asks for them is
 	// refused.
 	Localhost bool

@@ -28,9 +28,12 @@ type greeter struct {
 	open int
 }
 
-func (g *greeter) serve(id scope.Identity, http, grpc net.Listener) (stop func()) {
+func (g *greeter) serve(id scope.Identity, s volume.Sockets) (stop func()) {
 	g.count(1)
-	for name, l := range map[string]net.Listener{"http": http, "grpc": grpc} {
+	for name, l := range map[string]net.Listener{"http": s.HTTP, "grpc": s.GRPC, "plugin": s.Plugin} {
+		if l == nil {
+			continue
+		}
 		go func() {
 			for {
 				c, err := l.Accept()
@@ -43,8 +46,16 @@ func (g *greeter) serve(id scope.Identity, http, grpc net.Listener) (stop func()
 		}()
 	}
 	return func() {
-		_, _ = http.Close(), grpc.Close()
+		closeAll(s)
 		g.count(-1)
+	}
+}
+
+func closeAll(s volume.Sockets) {
+	for _, l := range []net.Listener{s.HTTP, s.GRPC, s.Plugin} {
+		if l != nil {
+			_ = l.Close()
+		}
 	}
 }
 
@@ -81,19 +92,26 @@ func call(dir, name string) (string, error) {
 	return string(answer), err
 }
 
+// socketPaths are the sockets of a volume with all of them: kind → path.
+var socketPaths = map[string]string{"http": "http.sock", "grpc": "grpc.sock", "plugin": "dapr-components/keywell.sock"}
+
 func (n *node) wantSockets(t *testing.T, id string) {
 	t.Helper()
-	for _, name := range []string{"http", "grpc"} {
-		if got, err := call(n.target(id), name+".sock"); err != nil || got != name+" of p" {
-			t.Errorf("%s.sock: %q, %v", name, got, err)
+	for kind, path := range socketPaths {
+		if got, err := call(n.target(id), path); err != nil || got != kind+" of p" {
+			t.Errorf("%s: %q, %v", path, got, err)
 		}
+	}
+	entries, err := os.ReadDir(filepath.Join(n.target(id), "dapr-components"))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("a daprd finds %v, %v", entries, err)
 	}
 }
 
 // apiRequest asks for a volume with sockets and no secrets, at a path that is longer than a socket's address may be.
 func (n *node) apiRequest(id string, attributes ...string) volume.Request {
 	req := n.request(id, "")
-	req.Attributes["api"] = "socket"
+	req.Attributes["api"] = "socket,dapr-plugin"
 	for _, a := range attributes {
 		name, value, _ := strings.Cut(a, "=")
 		req.Attributes[name] = value
@@ -144,7 +162,7 @@ func files(t *testing.T, n *node, id string) map[string]string {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if e.Type() == fs.ModeSocket || strings.HasPrefix(e.Name(), "..") {
+		if e.Type() == fs.ModeSocket || e.Name() == "dapr-components" || strings.HasPrefix(e.Name(), "..") {
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join(n.target(id), e.Name()))
@@ -161,9 +179,9 @@ func TestSocketsOfAnotherProcess(t *testing.T) {
 	g := &greeter{}
 	n := newTmpfsNode(t, withSockets(g))
 	dead := &greeter{}
-	n.opts.Serve = func(_ scope.Identity, http, grpc net.Listener) func() {
-		_, _ = http.Close(), grpc.Close() // as the end of a process does
-		return dead.serve(scope.Identity{}, http, grpc)
+	n.opts.Serve = func(_ scope.Identity, s volume.Sockets) func() {
+		closeAll(s) // as the end of a process does
+		return dead.serve(scope.Identity{}, s)
 	}
 	n.restart(t)
 	n.mustPublish(t, n.apiRequest("v"))
@@ -194,6 +212,41 @@ func TestSocketsOfAnotherProcess(t *testing.T) {
 	if c := n.condition(t, "v"); !c.Abnormal || !strings.Contains(c.Message, "does not serve the API") {
 		t.Errorf("an agent without the API: %+v", c)
 	}
+}
+
+// TestOneKindOfSocket has volumes with some sockets only, and one whose directory for daprd's something has spoiled.
+func TestOneKindOfSocket(t *testing.T) {
+	for api, want := range map[string][]string{"socket": {"grpc.sock", "http.sock"}, "dapr-plugin": {"dapr-components"}} {
+		g := &greeter{}
+		n := newTmpfsNode(t, withSockets(g))
+		n.mustPublish(t, n.apiRequest("v", "api="+api))
+		var got []string
+		entries, err := os.ReadDir(n.target("v"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), "..") {
+				got = append(got, e.Name())
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", api, diff)
+		}
+	}
+
+	g := &greeter{}
+	n := newTmpfsNode(t, withSockets(g))
+	n.mustPublish(t, n.apiRequest("v"))
+	dir := filepath.Join(n.target("v"), "dapr-components")
+	if err := errors.Join(os.RemoveAll(dir), os.Symlink("/", dir)); err != nil {
+		t.Fatal(err)
+	}
+	n.restart(t)
+	if err := n.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.wantSockets(t, "v")
 }
 
 // TestSocketsOfALostMount asserts that a volume that is mounted again has sockets that lead somewhere.
@@ -232,7 +285,7 @@ func TestSocketPermissions(t *testing.T) {
 			req := n.apiRequest("v", test.attributes...)
 			req.MountGroup = test.group
 			n.mustPublish(t, req)
-			for _, name := range []string{"http.sock", "grpc.sock"} {
+			for _, name := range socketPaths {
 				info, err := os.Lstat(filepath.Join(n.target("v"), name))
 				if err != nil {
 					t.Fatal(err)
@@ -310,19 +363,25 @@ func connectAs(t *testing.T, user, group uint32, path string) (string, error) {
 }
 
 func TestAPIAttribute(t *testing.T) {
+	const problem = "must be socket, localhost or dapr-plugin, or several with commas between them"
 	tests := []struct {
-		api, secrets      string
-		socket, localhost bool
-		problem           string
+		api, secrets              string
+		socket, plugin, localhost bool
+		problem                   string
 	}{
 		{api: "socket", socket: true},
 		{api: "localhost", localhost: true},
-		{api: "localhost, socket", socket: true, localhost: true},
+		{api: "dapr-plugin", plugin: true},
+		{api: "localhost, socket,dapr-plugin", socket: true, plugin: true, localhost: true},
 		{api: "socket", secrets: "a", socket: true},
-		{api: "", problem: `must be socket, localhost, or both`},
-		{api: "sidecar", problem: `must be socket, localhost, or both`},
+		{api: "", problem: problem},
+		{api: "sidecar", problem: problem},
+		{api: "socket,", problem: problem},
 		{api: "socket", secrets: "http.sock", problem: `the API's socket and secret "http.sock" of store "s" both have path "http.sock"`},
 		{api: "localhost", secrets: "http.sock", localhost: true},
+		{api: "dapr-plugin", secrets: "http.sock", plugin: true},
+		{api: "dapr-plugin", secrets: "[{name: a, path: dapr-components/a}]", problem: `needs a directory "dapr-components"`},
+		{api: "socket", secrets: "[{name: a, path: dapr-components/a}]", socket: true},
 	}
 	for _, test := range tests {
 		spec, err := volume.ParseSpec(map[string]string{"store": "s", "secrets": test.secrets, "api": test.api})
@@ -331,7 +390,7 @@ func TestAPIAttribute(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.problem) {
 				t.Errorf("api %q with secrets %q: %v", test.api, test.secrets, err)
 			}
-		case err != nil || spec.Socket != test.socket || spec.Localhost != test.localhost:
+		case err != nil || spec.Socket != test.socket || spec.Plugin != test.plugin || spec.Localhost != test.localhost:
 			t.Errorf("api %q with secrets %q: %+v, %v", test.api, test.secrets, spec, err)
 		}
 	}
@@ -344,7 +403,7 @@ func TestAPIAttribute(t *testing.T) {
 
 func TestNoSocketsWithoutAPI(t *testing.T) {
 	n := newNode(t)
-	for api, text := range map[string]string{"socket": "does not serve the API", "localhost": "--container-runtime"} {
+	for api, text := range map[string]string{"socket": "does not serve the API", "dapr-plugin": "does not serve the API", "localhost": "--container-runtime"} {
 		err := n.Publish(t.Context(), n.apiRequest("v", "api="+api))
 		if err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: %v", api, err)

@@ -39,7 +39,8 @@ const (
 //	size             limit for the files, in whole pages, as a quantity: "64Ki"; the default is the agent's limit
 //	refreshInterval  how often to read the secrets again, "1s" or more; the default is the store's
 //	api              how the pod calls the secrets API, with commas: socket (sockets http.sock and grpc.sock in the
-//	                 volume), localhost (a listener in the pod's network namespace); a volume may have this and no secrets
+//	                 volume), dapr-plugin (the socket dapr-components/keywell.sock, for a daprd), localhost (a listener in
+//	                 the pod's network namespace); a volume may have this and no secrets
 //
 // An item of the YAML list has the members name, store, version, stage, namespace, path, fields, mode, optional, format
 // and encoding (base64, or nothing), as in Item. Its path is by default the secret's name. Its fields are a list of
@@ -89,7 +90,7 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 		case attrRefreshInterval:
 			spec.RefreshInterval = parsed(&p, value, parseInterval)
 		case attrAPI:
-			spec.Socket, spec.Localhost = p.ways(value)
+			p.ways(&spec, value)
 		default:
 			p.reportf("is unknown; the attributes are %s", strings.Join(attributeNames, ", "))
 		}
@@ -109,7 +110,7 @@ const maxItems = 1024
 
 func (s Spec) check() (problems []string) {
 	switch n := s.count(); {
-	case n == 0 && !s.Socket && !s.Localhost:
+	case n == 0 && !s.Socket && !s.Plugin && !s.Localhost:
 		return []string{`volume attribute "secrets" names no secret; list at least one`}
 	case n > maxItems:
 		return []string{fmt.Sprintf(`volume attribute "secrets" lists %d secrets, and %d are allowed; use several volumes`, n, maxItems)}
@@ -125,27 +126,30 @@ func (s Spec) check() (problems []string) {
 func (s Spec) paths() pathSet {
 	paths := newPathSet(len(s.Items))
 	if s.Socket {
-		for _, name := range socketNames {
-			_ = paths.add(name, pathOwner{words: "the API's socket"}) // the set is empty
-		}
+		_ = paths.add(httpSocket, pathOwner{words: "the API's socket"}) // nothing else is in the set
+		_ = paths.add(grpcSocket, pathOwner{words: "the API's socket"})
+	}
+	if s.Plugin {
+		_ = paths.add(daprdDir, pathOwner{words: "the directory of daprd's socket"})
 	}
 	return paths
 }
 
 // ways reads the attribute "api".
-func (p *parser) ways(text string) (socket, localhost bool) {
+func (p *parser) ways(spec *Spec, text string) {
 	for way := range strings.SplitSeq(text, ",") {
 		switch strings.TrimSpace(way) {
 		case "socket":
-			socket = true
+			spec.Socket = true
+		case "dapr-plugin":
+			spec.Plugin = true
 		case "localhost":
-			localhost = true
+			spec.Localhost = true
 		default:
-			p.reportf("is %q; it must be socket, localhost, or both with a comma between them", text)
-			return false, false
+			p.reportf("is %q; it must be socket, localhost or dapr-plugin, or several with commas between them", text)
+			return
 		}
 	}
-	return socket, localhost
 }
 
 // parser collects problems.

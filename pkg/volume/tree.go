@@ -203,7 +203,7 @@ func (t *tree) repair(dir mount.Dir) error {
 	t.links = nil
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == data, name == dataLink && data != "", isSocket(e):
+		case name == data, name == dataLink && data != "", holdsSockets(e):
 		case slices.Contains(names, name) && isLink(root, name):
 			t.links = append(t.links, name)
 		default:

@@ -51,19 +51,29 @@ spec:
 
 // agent is a running agent.
 type agent struct {
+	binary     string
 	http, grpc string // host:port
 	dir        string
-	pid        int
+	process    *exec.Cmd
 }
 
-// start runs the agent that KEYWELL_AGENT names, with its API on loopback ports.
-func start(t *testing.T) *agent {
+// start runs the agent that KEYWELL_AGENT names, with its API on loopback ports. Flags come after the usual ones, which
+// serve no volumes.
+func start(t *testing.T, flags ...string) *agent {
+	t.Helper()
+	a := prepare(t)
+	a.run(t, flags...)
+	return a
+}
+
+// prepare makes the agent's files.
+func prepare(t *testing.T) *agent {
 	t.Helper()
 	binary := os.Getenv("KEYWELL_AGENT")
 	if binary == "" {
 		t.Skip("KEYWELL_AGENT does not name the agent's binary; make sdk sets it")
 	}
-	a := &agent{http: freeAddress(t), grpc: freeAddress(t), dir: t.TempDir()}
+	a := &agent{binary: binary, http: freeAddress(t), grpc: freeAddress(t), dir: t.TempDir()}
 	resources := filepath.Join(a.dir, "resources")
 	if err := os.Mkdir(resources, 0o755); err != nil {
 		t.Fatal(err)
@@ -77,21 +87,33 @@ func start(t *testing.T) *agent {
 	a.write(t, "resources/environment.yaml", environment)
 	a.write(t, "config.yaml", scopes)
 
-	cmd := exec.Command(binary, "run", "--app-id", "sdk-test", "--resources-path", resources, "--config", filepath.Join(a.dir, "config.yaml"),
-		"--http-address", a.http, "--grpc-address", a.grpc, "--metrics-address", "", "--dapr-plugin-socket", filepath.Join(a.dir, "keywell.sock"), "--csi-socket", "", "--state-dir", a.dir)
-	cmd.Env = append(os.Environ(), "DAPR_API_TOKEN="+token, "SDKTEST_GREETING=hello")
+	return a
+}
+
+// run starts the agent and waits until it is ready. It ends with the test.
+func (a *agent) run(t *testing.T, flags ...string) {
+	t.Helper()
+	a.process = exec.Command(a.binary, append([]string{
+		"run", "--app-id", "sdk-test", "--resources-path", filepath.Join(a.dir, "resources"), "--config", filepath.Join(a.dir, "config.yaml"),
+		"--http-address", a.http, "--grpc-address", a.grpc, "--metrics-address", "", "--dapr-plugin-socket", filepath.Join(a.dir, "keywell.sock"),
+		"--csi-socket", "", "--state-dir", a.dir,
+	}, flags...)...)
+	a.process.Env = append(os.Environ(), "DAPR_API_TOKEN="+token, "SDKTEST_GREETING=hello")
 	log, err := os.Create(filepath.Join(a.dir, "agent.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
+	a.process.Stdout, a.process.Stderr = log, log
+	if err := a.process.Start(); err != nil {
 		t.Fatal(err)
 	}
-	a.pid = cmd.Process.Pid
+	process := a.process
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		if err := cmd.Wait(); err != nil {
+		if process != a.process {
+			return // it was killed
+		}
+		_ = process.Process.Signal(os.Interrupt)
+		if err := process.Wait(); err != nil {
 			t.Errorf("the agent did not stop cleanly: %v", err)
 		}
 		if t.Failed() {
@@ -100,7 +122,16 @@ func start(t *testing.T) *agent {
 		}
 	})
 	a.wait(t)
-	return a
+}
+
+// kill ends the agent as a crash would.
+func (a *agent) kill(t *testing.T) {
+	t.Helper()
+	if err := a.process.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = a.process.Wait() // it says that it was killed
+	a.process = nil
 }
 
 func (a *agent) write(t *testing.T, name, content string) {

@@ -2,12 +2,17 @@ package sdk_test
 
 import (
 	"context"
+	"errors"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/dapr/components-contrib/metadata"
 	"github.com/dapr/components-contrib/secretstores"
+	"github.com/dapr/dapr/pkg/components/pluggable"
 	daprd "github.com/dapr/dapr/pkg/components/secretstores"
 	"github.com/dapr/kit/logger"
 	"github.com/google/go-cmp/cmp"
@@ -52,5 +57,57 @@ func TestDaprd(t *testing.T) {
 	}
 	if _, err := open("nowhere"); err == nil {
 		t.Error("a component without a store opens")
+	}
+}
+
+// TestDaprdByVolume has a daprd find the socket in a pod's volume as it finds all of its plugins, with a component of that
+// type, and read on when the agent was killed, although it initialises a component once.
+func TestDaprdByVolume(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	a := prepare(t)
+	volumes, target := []string{"--csi-socket", a.dir + "/csi.sock", "--target-root", a.dir + "/v"}, a.dir+"/v/pod"
+	a.run(t, volumes...)
+	if out, err := exec.Command(a.binary, "mount", "--csi-socket", a.dir+"/csi.sock", "--attribute", "api=dapr-plugin", target).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(target, syscall.MNT_DETACH) })
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	t.Setenv(pluggable.SocketFolderEnvVar, target+"/dapr-components")
+	if err := pluggable.Discover(ctx); err != nil {
+		t.Fatal(err)
+	}
+	store, err := daprd.DefaultRegistry.Create("secretstores.keywell", "v1", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Init(ctx, secretstores.Metadata{Base: metadata.Base{Name: "multi"}}); err != nil {
+		t.Fatal(err)
+	}
+	read := func() error {
+		got, err := store.GetSecret(ctx, secretstores.GetSecretRequest{Name: "db"})
+		if err == nil && got.Data["password"] != "p" {
+			err = errors.New("it reads something else")
+		}
+		return err
+	}
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+	a.kill(t)
+	if err := read(); err == nil {
+		t.Fatal("there is no agent, and daprd has an answer")
+	}
+	a.run(t, volumes...)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for err := read(); err != nil; err = read() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal(err)
+		}
 	}
 }

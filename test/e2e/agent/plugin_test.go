@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -53,4 +54,34 @@ func TestPlugin(t *testing.T) {
 	apply(t, pluginManifest(plugins, "second"))
 	waitFile(t, patience, file, "theirs, second")
 	app.wants(t, `200 {"password":"theirs, second"}`+"\n", "socket", "/v1.0/secrets/plugin/db")
+}
+
+// TestDaprd has the daprds of two pods, by their own code and as Dapr's injector runs them, read the store kubernetes:
+// each as its pod, because of the volume that the socket is in.
+func TestDaprd(t *testing.T) {
+	needRoot(t)
+	install(t, withPlugin("plugged", "theirs"))
+	namespaces := []string{newNamespace(t, "daprd"), newNamespace(t, "daprd-too")}
+	var daprds []caller
+	for _, ns := range namespaces {
+		apply(t, reader(ns, "app")+mayRead(ns, "app", "db")+secretOf(ns, "db", map[string]string{"password": "of " + ns}))
+		daprd := caller{
+			namespace: ns, name: "app", attributes: map[string]string{"api": "dapr-plugin"},
+			security: "runAsUser: 65532, runAsNonRoot: true, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}",
+		}
+		apply(t, daprd.manifest())
+		daprds = append(daprds, daprd)
+	}
+	const folder = "/secrets/dapr-components"
+	for i, d := range daprds {
+		d.pod().waitReady(t)
+		if got := d.call(t, "daprd", folder, "kubernetes", "db", ""); !strings.HasSuffix(got, `{"password":"of `+d.namespace+`"}`+"\n") {
+			t.Errorf("the daprd of %s gets %s", d.namespace, got)
+		}
+		other := namespaces[1-i]
+		_, err := node.Kubectl(t.Context(), "exec", "--namespace", d.namespace, d.name, "--", "/client", "daprd", folder, "kubernetes", "db", other)
+		if err == nil || !strings.Contains(err.Error(), "PermissionDenied") {
+			t.Errorf("the daprd of %s asks for the secret of %s: %v", d.namespace, other, err)
+		}
+	}
 }

@@ -8,6 +8,8 @@
 //	client socket PATH                 prints the status and the body of an HTTP call by /secrets/http.sock
 //	client socket-sdk STORE SECRET     prints what the SDK returns by /secrets/grpc.sock
 //	client plugin PATH WORD            is a pluggable secret store at a Unix socket, whose secret ends with the word
+//	client daprd FOLDER STORE SECRET NAMESPACE
+//	                                   prints what a daprd gets by the sockets in the folder, as JSON; "" is no namespace
 //	client await PATH                  calls localhost:3500 until it answers 200, and prints how long it was refused
 //
 // HOST_IP is the node's address. The token is the one in /token/token unless an argument says otherwise; "" is none.
@@ -66,6 +68,8 @@ func run(args []string) error {
 		return callSDK(ctx, args[1], args[2], func() (dapr.Client, error) {
 			return dapr.NewClientWithAddress("unix:///secrets/grpc.sock")
 		})
+	case len(args) == 5 && args[0] == "daprd":
+		return readAsDaprd(ctx, args[1], args[2], args[3], args[4])
 	case len(args) == 2 && args[0] == "await":
 		return await(ctx, "http://localhost:3500"+args[1])
 	}
