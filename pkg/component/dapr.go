@@ -16,8 +16,8 @@ const defaultInitTimeout = 5 * time.Second
 // typePrefix starts the type of every component that is a secret store.
 const typePrefix = "secretstores."
 
-// ownType is the type that a daprd knows this agent's stores by (see package volume). Its components have the names of
-// our stores, so they must not stand in the way of these.
+// ownType is the type that the daprds of a cluster know agents' stores by (see package volume). Its objects have the names
+// of our stores, so they must not stand in the way of these.
 const ownType = typePrefix + "keywell"
 
 // component decodes a Dapr Component. The result is false for one that is no secret store of ours, which is no fault.
@@ -57,7 +57,7 @@ func (d *decoder) foreign(c Component) string {
 	switch {
 	case !strings.HasPrefix(c.Type, typePrefix):
 		return fmt.Sprintf("component %q of type %q is not a secret store", c.Name, c.Type)
-	case c.Type == ownType:
+	case d.inAPI && c.Type == ownType:
 		return fmt.Sprintf("component %q of type %q is for a daprd, which has it from an agent", c.Name, c.Type)
 	case d.src.Namespace != "" && c.Namespace != "" && c.Namespace != d.src.Namespace:
 		return fmt.Sprintf("component %q belongs to namespace %q, not %q", c.Name, c.Namespace, d.src.Namespace)
