@@ -26,6 +26,7 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 type connections struct {
 	account
 	http      *http.Client
+	direct    *http.Client // for what is on the node itself
 	transport *http.Transport
 	cfg       aws.Config // with the agent's credentials
 }
@@ -60,7 +61,7 @@ func connect(ctx context.Context, a account, dial dialer) (*connections, error) 
 		client = b
 	}
 	c := &connections{account: a, transport: client.GetTransport(), cfg: cfg}
-	c.http = &http.Client{Transport: ownBody{c.transport}, CheckRedirect: noRedirect}
+	c.http, c.direct = &http.Client{Transport: ownBody{c.transport}, CheckRedirect: noRedirect}, pastProxy(c.transport)
 	c.region, c.cfg.HTTPClient = cfg.Region, c.http
 	c.cfg.Credentials = c.agentCredentials()
 	return c, nil

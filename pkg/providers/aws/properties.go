@@ -20,6 +20,8 @@ func accountProperties() []providers.Property {
 		{Name: "trustProfileArn"},
 		{Name: "certificateFile"},
 		{Name: "privateKeyFile"},
+		{Name: "podIdentity", Aliases: []string{"usePodIdentity"}},
+		{Name: "podIdentityEndpoint"},
 		{Name: "tokenAudience"},
 		{Name: "endpoint"},
 		{Name: "stsEndpoint"},
@@ -36,6 +38,8 @@ type account struct {
 	accessKey, secretKey, session    string
 	role, sessionName, externalID    string
 	stsEndpoint, audience            string
+	podIdentity                      bool // of EKS
+	podIdentityEndpoint              string
 	anywhere                         anywhere
 }
 
@@ -54,7 +58,8 @@ func newAccount(d *providers.Decoder, as providers.Identity) (account, error) {
 		session:     string(d.Secret("sessionToken").Reveal()),
 		role:        d.String("assumeRoleArn", ""),
 		sessionName: d.String("sessionName", defaultSession), externalID: d.String("externalId", ""),
-		stsEndpoint: d.String("stsEndpoint", ""), audience: d.String("tokenAudience", defaultAudience),
+		stsEndpoint: d.String("stsEndpoint", ""), audience: d.String("tokenAudience", ""),
+		podIdentity: d.Truthy("podIdentity", false), podIdentityEndpoint: d.String("podIdentityEndpoint", podIdentityEndpoint),
 		anywhere: anywhere{
 			trustAnchor: d.String("trustAnchorArn", ""), profile: d.String("trustProfileArn", ""),
 			certificateFile: d.String("certificateFile", ""), keyFile: d.String("privateKeyFile", ""),
@@ -65,12 +70,22 @@ func newAccount(d *providers.Decoder, as providers.Identity) (account, error) {
 		return a, err
 	}
 	a.anywhere.role, a.anywhere.sessionName = a.role, a.sessionName
+	switch {
+	case a.audience != "":
+	case a.podIdentity:
+		a.audience = podIdentityAudience
+	default:
+		a.audience = defaultAudience
+	}
 	return a, a.check(as)
 }
 
 func (a account) check(as providers.Identity) error {
 	if as == providers.AsPod && (a.accessKey != "" || a.anywhere.wanted()) {
 		return providers.Errorf(providers.Invalid, "metadata identity: pod reads with the pod's own credentials: leave out accessKey, secretKey, trustAnchorArn and trustProfileArn")
+	}
+	if a.podIdentity && (as != providers.AsPod || a.role != "") {
+		return providers.Errorf(providers.Invalid, "metadata podIdentity is EKS' way for pods to have roles: set identity: pod, and leave out assumeRoleArn; EKS knows the role")
 	}
 	if (a.accessKey == "") != (a.secretKey == "") {
 		return providers.Errorf(providers.Invalid, "metadata accessKey and secretKey belong together: set both, or none for the default chain")
@@ -80,7 +95,7 @@ func (a account) check(as providers.Identity) error {
 	}
 	for name, endpoint := range map[string]string{
 		"endpoint": a.endpoint, "failoverEndpoint": a.failoverEndpoint, "stsEndpoint": a.stsEndpoint,
-		"rolesAnywhereEndpoint": a.anywhere.endpoint,
+		"rolesAnywhereEndpoint": a.anywhere.endpoint, "podIdentityEndpoint": a.podIdentityEndpoint,
 	} {
 		u, err := url.Parse(endpoint)
 		if endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {

@@ -50,6 +50,9 @@ func TestManifestIsRefused(t *testing.T) {
 		"half of anywhere":    {map[string]string{"region": "r", "trustAnchorArn": arn}, "needs all of"},
 		"anywhere, no files":  {map[string]string{"region": "r", "trustAnchorArn": arn, "trustProfileArn": arn, "assumeRoleArn": arn}, "certificateFile"},
 		"anywhere as the pod": {map[string]string{"region": "r", "trustAnchorArn": arn, "trustProfileArn": arn, "assumeRoleArn": arn, "certificateFile": "c", "privateKeyFile": "k", "identity": "pod"}, "identity"},
+		"podIdentity, agent":  {map[string]string{"region": "r", "podIdentity": "true"}, "set identity: pod"},
+		"podIdentity, role":   {map[string]string{"region": "r", "podIdentity": "true", "identity": "pod", "assumeRoleArn": arn}, "leave out assumeRoleArn"},
+		"podIdentity, no URL": {map[string]string{"region": "r", "podIdentity": "true", "identity": "pod", "podIdentityEndpoint": "169.254.170.23"}, `"podIdentityEndpoint" is not a URL`},
 		"keys as the pod":     {map[string]string{"region": "r", "accessKey": "a", "secretKey": "s", "identity": "pod"}, "identity"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -26,9 +26,12 @@ type sessions[S any] struct {
 
 func newSessions[S any](c *connections, cfg providers.Config, make func(aws.CredentialsProvider) S) *sessions[S] {
 	s := &sessions[S]{connections: c, accounts: cfg.ServiceAccounts, make: make}
-	if cfg.Identity == providers.AsPod {
+	switch {
+	case c.podIdentity:
+		s.pods = exchange.New(s.associated)
+	case cfg.Identity == providers.AsPod:
 		s.pods = exchange.New(s.assume)
-	} else {
+	default:
 		s.agent = make(c.cfg.Credentials)
 	}
 	return s

@@ -1,5 +1,5 @@
 // Package awstest is a fake of the parts of AWS that the drivers use: Secrets Manager and Systems Manager (JSON 1.1), STS
-// (Query) and IAM Roles Anywhere, on one loopback listener.
+// (Query), IAM Roles Anywhere and the EKS Pod Identity Agent, on one loopback listener.
 //
 // It is strict where the services are: every signature is computed again, session tokens and web identity tokens are
 // checked, a caller may do what it was allowed and nothing else, limits and formats hold, and an unknown action or member
@@ -48,6 +48,8 @@ type Server struct {
 	life       time.Duration // of sessions
 	serial     int
 	anchors    []anchor
+
+	associations map[string]string // subject of a token → role ARN
 }
 
 // key is what a caller signs with.
@@ -84,7 +86,7 @@ func NewRegion(t testing.TB, region string) *Server {
 	s := &Server{
 		Issuer: issuertest.New(), region: region, life: time.Hour,
 		keys: map[string]key{}, roles: map[string][]string{}, allowed: map[string][]grant{},
-		secrets: map[string]*storedSecret{}, parameters: map[string][]parameter{},
+		secrets: map[string]*storedSecret{}, parameters: map[string][]parameter{}, associations: map[string]string{},
 	}
 	web := httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(func() {
@@ -183,6 +185,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("x-amzn-RequestId", "request-1")
 	service, action, isTarget := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
 	switch {
+	case r.URL.Path == podIdentityPath:
+		s.servePodIdentity(w, r)
 	case r.Method != http.MethodPost:
 		http.Error(w, "only POST", http.StatusMethodNotAllowed)
 	case isTarget && r.URL.Path == "/" && r.Header.Get("Content-Type") == "application/x-amz-json-1.1":
