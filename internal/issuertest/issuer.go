@@ -69,28 +69,29 @@ func (i *Issuer) Token(subject, audience string, expires time.Time) string {
 
 // Verify returns the subject of a token that this issuer signed for audience and that has not expired.
 func (i *Issuer) Verify(token, audience string) (string, error) {
+	return verify(token, audience, i.URL, func(string) crypto.PublicKey { return &i.key().PublicKey })
+}
+
+// verify checks a token of an issuer whose keys are known by their IDs, and returns its subject.
+func verify(token, audience, url string, keyOf func(keyID string) crypto.PublicKey) (string, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
 		return "", errors.New("not a signed token")
 	}
+	var header struct {
+		KeyID string `json:"kid"`
+	}
+	var c Claims
 	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
-	if err != nil {
+	if err := errors.Join(err, decode(parts[0], &header), decode(parts[1], &c)); err != nil {
 		return "", err
 	}
 	digest := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
-	if err := rsa.VerifyPKCS1v15(&i.key().PublicKey, crypto.SHA256, digest[:], signature); err != nil {
-		return "", err
-	}
-	var c Claims
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return "", err
-	}
-	if err := json.Unmarshal(payload, &c); err != nil {
+	if err := checkSignature(keyOf(header.KeyID), digest[:], signature); err != nil {
 		return "", err
 	}
 	switch {
-	case c.Issuer != i.URL:
+	case c.Issuer != url:
 		return "", fmt.Errorf("issuer %q", c.Issuer)
 	case len(c.Audience) != 1 || c.Audience[0] != audience:
 		return "", fmt.Errorf("audience %q, want %q", c.Audience, audience)
@@ -98,6 +99,14 @@ func (i *Issuer) Verify(token, audience string) (string, error) {
 		return "", errors.New("expired")
 	}
 	return c.Subject, nil
+}
+
+func decode(part string, into any) error {
+	data, err := base64.RawURLEncoding.DecodeString(part)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, into)
 }
 
 // JWKS returns the public key as a JSON web key set.

@@ -16,6 +16,7 @@ import (
 // caller is a pod of the client's image, with no token and no variable in its environment.
 type caller struct {
 	namespace, name string
+	serviceAccount  string // "" is app
 	annotations     map[string]string
 	attributes      map[string]string // of a volume at /secrets; nil: none
 	spec            string            // more of the pod's, as YAML at that place
@@ -33,6 +34,13 @@ const (
 
 func (c caller) pod() pod { return pod{namespace: c.namespace, name: c.name} }
 
+func (c caller) account() string {
+	if c.serviceAccount == "" {
+		return "app"
+	}
+	return c.serviceAccount
+}
+
 func (c caller) manifest() string {
 	init, volumes, mounts := "", "", ""
 	if c.init {
@@ -47,13 +55,13 @@ apiVersion: v1
 kind: Pod
 metadata: {name: %s, namespace: %s, annotations: %s}
 spec:
-  serviceAccountName: app
+  serviceAccountName: %s
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 0%s%s%s
   containers:
   - {name: main, image: %q, imagePullPolicy: Never, args: [wait], securityContext: {%s}, volumeMounts: [%s]}
-  - {name: shell, image: %q, imagePullPolicy: Never, command: [sleep, "3600"], securityContext: {%[8]s}, volumeMounts: [%[9]s]}
-`, c.name, c.namespace, toJSON(c.annotations), c.spec, init, volumes, clientImage, c.security, mounts, cluster.BusyboxImage)
+  - {name: shell, image: %q, imagePullPolicy: Never, command: [sleep, "3600"], securityContext: {%[9]s}, volumeMounts: [%[10]s]}
+`, c.name, c.namespace, toJSON(c.annotations), c.account(), c.spec, init, volumes, clientImage, c.security, mounts, cluster.BusyboxImage)
 }
 
 func (c caller) start(t *testing.T) caller {

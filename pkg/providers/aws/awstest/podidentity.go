@@ -24,7 +24,7 @@ func (s *Server) Associate(subject, role string) {
 // servePodIdentity is the EKS Pod Identity Agent, together with EKS Auth, whose errors it passes on as text.
 func (s *Server) servePodIdentity(w http.ResponseWriter, r *http.Request) {
 	token := r.Header.Get("Authorization")
-	subject, err := s.Issuer.Verify(token, PodIdentityService)
+	subject, err := s.tokens.Verify(token, PodIdentityService)
 	s.mu.Lock()
 	role, known := s.associations[subject]
 	fault := s.note(Call{Action: "eks-auth:AssumeRoleForPodIdentity", Names: []string{role}})

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path"
@@ -33,8 +34,9 @@ const (
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
 	URL    string
-	Issuer *issuertest.Issuer // of the tokens that STS accepts
+	Issuer *issuertest.Issuer // of the tokens that STS accepts; nil if that is somebody else
 
+	tokens     Verifier
 	mu         sync.Mutex
 	region     string
 	keys       map[string]key      // access key id → key
@@ -78,17 +80,39 @@ type Fault struct {
 	Hang   bool // until the client gives up
 }
 
+// Verifier checks web identity tokens.
+type Verifier interface {
+	// Verify returns the subject of a token for audience.
+	Verify(token, audience string) (subject string, err error)
+}
+
 // NewServer starts a server that ends with the test.
 func NewServer(t testing.TB) *Server { return NewRegion(t, Region) }
 
 // NewRegion starts a server for another region than Region.
 func NewRegion(t testing.TB, region string) *Server {
+	issuer := issuertest.New()
+	s := newServer(t, httptest.NewUnstartedServer(nil), region, issuer)
+	s.Issuer = issuer
+	return s
+}
+
+// NewAt starts a server at a listener, which it takes over, where STS and EKS trust the tokens that another issuer signs.
+func NewAt(t testing.TB, l net.Listener, tokens Verifier) *Server {
+	web := httptest.NewUnstartedServer(nil)
+	_ = web.Listener.Close() // nobody has used it
+	web.Listener = l
+	return newServer(t, web, Region, tokens)
+}
+
+func newServer(t testing.TB, web *httptest.Server, region string, tokens Verifier) *Server {
 	s := &Server{
-		Issuer: issuertest.New(), region: region, life: time.Hour,
+		tokens: tokens, region: region, life: time.Hour,
 		keys: map[string]key{}, roles: map[string][]string{}, allowed: map[string][]grant{},
 		secrets: map[string]*storedSecret{}, parameters: map[string][]parameter{}, associations: map[string]string{},
 	}
-	web := httptest.NewServer(http.HandlerFunc(s.serve))
+	web.Config.Handler = http.HandlerFunc(s.serve)
+	web.Start()
 	t.Cleanup(func() {
 		web.CloseClientConnections() // hanging handlers end
 		web.Close()

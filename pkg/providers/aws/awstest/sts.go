@@ -23,7 +23,7 @@ func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, body []byte, n
 	case "AssumeRoleWithWebIdentity":
 		if r.Header.Get("Authorization") != "" {
 			err = refuse("SignatureDoesNotMatch", "this action takes no signature")
-		} else if subject, err = s.Issuer.Verify(form.Get("WebIdentityToken"), "sts.amazonaws.com"); err != nil {
+		} else if subject, err = s.tokens.Verify(form.Get("WebIdentityToken"), "sts.amazonaws.com"); err != nil {
 			err = refuse("InvalidIdentityToken", "%v of %s", err, form.Get("WebIdentityToken"))
 		}
 	case "AssumeRole":
