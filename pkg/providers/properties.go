@@ -2,6 +2,7 @@ package providers
 
 import (
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -95,6 +96,21 @@ func (d *Decoder) Duration(name string, fallback time.Duration) time.Duration {
 		return fallback
 	}
 	return v
+}
+
+// URL returns the value of name as the address of a service: a scheme, http or https, and a host. Nil: it is not set. The
+// example is for the error.
+func (d *Decoder) URL(name, example string) *url.URL {
+	text := d.String(name, "")
+	if text == "" {
+		return nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		d.fail(name, "is not a URL such as "+example)
+		return nil
+	}
+	return u
 }
 
 // Err returns nil, or an Error of Kind Invalid that names every faulty property. No value is quoted.

@@ -72,7 +72,7 @@ func said(err error) (code string, status int, after time.Duration) {
 	if e, ok := errors.AsType[*openapi.ThrottlingError](err); ok {
 		after = time.Duration(tea.Int64Value(e.RetryAfter)) * time.Millisecond
 	}
-	if !consistsOf(code, 100, ".-_") {
+	if !providers.ConsistsOf(code, 100, ".-_") {
 		code = ""
 	}
 	return code, status, after

@@ -2,18 +2,16 @@ package alibaba
 
 import (
 	"context"
-	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
-	"sync/atomic"
 
 	openapi "github.com/alibabacloud-go/darabonba-openapi/v2/client"
 	"github.com/alibabacloud-go/darabonba-openapi/v2/utils"
 	"github.com/alibabacloud-go/tea/dara"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -33,49 +31,41 @@ func properties() []providers.Property {
 	}
 }
 
-// dialer makes connections; nil stands for the usual way.
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+func selectors() providers.Selectors { return providers.Selectors{Version: true} }
 
 // Driver returns the driver.
 func Driver() providers.Driver { return driver(nil) }
 
-func driver(dial dialer) providers.Driver {
+func driver(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       Type,
 		Properties: properties(),
-		Selectors:  providers.Selectors{Version: true},
+		Selectors:  selectors(),
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 			return open(cfg.Properties, dial)
 		},
 	}
 }
 
-func open(p providers.Properties, dial dialer) (providers.Provider, error) {
+func open(p providers.Properties, dial connect.Dialer) (providers.Provider, error) {
 	d := p.Decode(properties())
-	region, endpoint := d.String("regionId", ""), d.String("endpoint", "")
+	region, endpoint := d.String("regionId", ""), d.URL("endpoint", "https://oos.cn-hangzhou.aliyuncs.com")
 	id, key := string(d.Secret("accessKeyId").Reveal()), string(d.Secret("accessKeySecret").Reveal())
 	token := string(d.Secret("securityToken").Reveal())
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
-	if !consistsOf(region, 64, "-") {
+	if !providers.ConsistsOf(region, 64, "-") {
 		return nil, providers.Errorf(providers.Invalid, `metadata field "regionId" is not a region such as cn-hangzhou`)
 	}
 	protocol, host := "https", "oos."+region+".aliyuncs.com"
-	if endpoint != "" {
-		u, err := url.Parse(endpoint)
-		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return nil, providers.Errorf(providers.Invalid, `metadata field "endpoint" is not a URL such as https://oos.cn-hangzhou.aliyuncs.com`)
-		}
-		protocol, host = u.Scheme, u.Host
+	if endpoint != nil {
+		protocol, host = endpoint.Scheme, endpoint.Host
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	if dial != nil {
-		transport.DialContext = dial
-	}
+	web := connect.Client(dial)
 	config := &openapi.Config{
 		AccessKeyId: &id, AccessKeySecret: &key, RegionId: &region, Endpoint: &host, Protocol: &protocol,
-		HttpClient: caller{&http.Client{Transport: transport, CheckRedirect: noRedirect}},
+		HttpClient: caller{web},
 	}
 	if token != "" {
 		config.SecurityToken = &token
@@ -84,7 +74,7 @@ func open(p providers.Properties, dial dialer) (providers.Provider, error) {
 	if err != nil { // its text may hold the keys
 		return nil, providers.Errorf(providers.Invalid, "the keys can't be used as they are set")
 	}
-	return &store{client: client, transport: transport, region: region}, nil
+	return &store{Gate: providers.NewGate(selectors(), web.CloseIdleConnections), client: client, region: region}, nil
 }
 
 // caller sends requests on the store's own connections, not on those that the SDK makes for all its clients.
@@ -93,23 +83,19 @@ type caller struct{ http *http.Client }
 // Call sends r.
 func (c caller) Call(r *http.Request, _ *http.Transport) (*http.Response, error) { return c.http.Do(r) }
 
-// noRedirect keeps signed requests where they were signed for.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
 // store is the Provider.
 type store struct {
-	client    *openapi.Client
-	transport *http.Transport
-	region    string
-	closed    atomic.Bool
+	*providers.Gate
+	client *openapi.Client
+	region string
 }
 
 // Fetch reads a secret parameter, decrypted: its newest version, unless q asks for another.
 func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return providers.Payload{}, err
 	}
-	if !consistsOf(q.Name, 200, "-_/.") {
+	if !providers.ConsistsOf(q.Name, 200, "-_/.") {
 		return providers.Payload{}, providers.Errorf(providers.Invalid, "%.100q is not a name that a parameter can have", q.Name)
 	}
 	parameters := map[string]string{"Name": q.Name, "WithDecryption": "true"}
@@ -136,7 +122,7 @@ func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 
 // List returns the names of the secret parameters below request metadata path, by default all.
 func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return nil, err
 	}
 	path := q.Metadata["path"]
@@ -184,36 +170,6 @@ func (s *store) call(ctx context.Context, action string, parameters map[string]s
 	}
 	body, _ := answer["body"].(map[string]any)
 	return body, nil
-}
-
-// Close makes further calls fail.
-func (s *store) Close() error {
-	s.closed.Store(true)
-	s.transport.CloseIdleConnections()
-	return nil
-}
-
-func (s *store) check(ctx context.Context, q providers.Query) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case s.closed.Load():
-		return providers.Errorf(providers.Unavailable, "provider is closed")
-	case q.Namespace != "" || q.Stage != "":
-		return providers.Errorf(providers.Invalid, "the store has no namespaces and no stages")
-	}
-	return nil
-}
-
-// consistsOf tells whether s is one to most ASCII letters, digits and characters of others.
-func consistsOf(s string, most int, others string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && !slices.Contains([]byte(others), c) {
-			return false
-		}
-	}
-	return s != "" && len(s) <= most
 }
 
 // Interface guard.

@@ -3,15 +3,15 @@ package alibaba_test
 import (
 	"log/slog"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/keywell/keywell/internal/loopback"
+	"github.com/keywell/keywell/internal/servertest"
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/alibaba"
 	"github.com/keywell/keywell/pkg/providers/alibaba/alibabatest"
 	"github.com/keywell/keywell/pkg/providers/providertest"
-	"github.com/keywell/keywell/pkg/secret"
 )
 
 const (
@@ -20,39 +20,30 @@ const (
 	token = "t0ken"
 )
 
-func properties(server *alibabatest.Server, more map[string]string) providers.Properties {
-	p := providers.Properties{}
-	for name, value := range map[string]string{
+// config is that of a store that reads from server with the keys, and more.
+func config(server *alibabatest.Server, more map[string]string) providers.Config {
+	return storetest.Config(storetest.With(map[string]string{
 		"regionId": "cn-hangzhou", "accessKeyId": id, "accessKeySecret": key, "securityToken": token, "endpoint": server.URL,
-	} {
-		p[strings.ToLower(name)] = secret.FromString(value)
-	}
-	for name, value := range more {
-		p[strings.ToLower(name)] = secret.FromString(value)
-	}
-	return p
+	}, more))
 }
 
-func open(t *testing.T, p providers.Properties, log *slog.Logger) providers.Provider {
+func open(t *testing.T, cfg providers.Config) providers.Provider {
 	t.Helper()
-	got, err := alibaba.DriverDialing(loopback.Dialer(t)).Open(t.Context(), providers.Config{Name: "alibaba", Properties: p, Logger: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = got.Close() })
-	return got
+	return storetest.Open(t, alibaba.DriverDialing(loopback.Dialer(t)), cfg)
 }
 
 func TestConformance(t *testing.T) {
 	providertest.Run(t, providertest.Harness{
 		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
 			server := alibabatest.NewServer(t, id, key, token)
+			cfg := config(server, nil)
+			cfg.Logger = log
 			return providertest.Store{
-				Provider: open(t, properties(server, nil), log),
+				Provider: open(t, cfg),
 				Put:      func(name string, fields map[string]string) string { return server.Put(name, fields[name]) },
 				Delete:   server.Delete,
 				Faults:   faults(server),
-				Hang:     func() { server.Fail(func(string) *alibabatest.Fault { return &alibabatest.Fault{Hang: true} }) },
+				Hang:     func() { server.Fail(func(servertest.Call) *servertest.Fault { return &servertest.Fault{Hang: true} }) },
 			}
 		},
 		Lists:          true,
@@ -64,28 +55,21 @@ func TestConformance(t *testing.T) {
 
 func faults(server *alibabatest.Server) map[providers.Kind]func(string) {
 	all := map[providers.Kind]func(string){}
-	for kind, f := range map[providers.Kind]alibabatest.Fault{
+	for kind, f := range map[providers.Kind]servertest.Fault{
 		providers.NotFound:    {Code: "EntityNotExists.Parameter", Status: 404},
 		providers.Denied:      {Code: "Forbidden.RAM", Status: 403},
 		providers.Invalid:     {Code: "InvalidParameter", Status: 400},
 		providers.Unavailable: {Code: "InternalError", Status: 500},
 		providers.Throttled:   {Code: "Throttling.User", Status: 400},
 	} {
-		all[kind] = func(name string) {
-			server.Fail(func(asked string) *alibabatest.Fault {
-				if asked == name {
-					return &f
-				}
-				return nil
-			})
-		}
+		all[kind] = func(name string) { server.FailName(name, f) }
 	}
 	return all
 }
 
 func TestPath(t *testing.T) {
 	server := alibabatest.NewServer(t, id, key, token)
-	p := open(t, properties(server, nil), slog.New(slog.DiscardHandler))
+	p := open(t, config(server, nil))
 	for _, name := range []string{"/prod/db", "/prod/api/key", "/dev/db"} {
 		server.Put(name, "c4n4ry")
 	}
@@ -108,8 +92,8 @@ func TestErrors(t *testing.T) {
 	server := alibabatest.NewServer(t, id, key, token)
 	server.Put("db", "c4n4ry")
 	server.Put("half", "c4n4ry")
-	server.Fail(func(name string) *alibabatest.Fault {
-		return map[string]*alibabatest.Fault{"half": {}}[name]
+	server.Fail(func(c servertest.Call) *servertest.Fault {
+		return map[string]*servertest.Fault{"half": {}}[c.Name]
 	})
 	for name, tt := range map[string]struct {
 		secret string
@@ -124,14 +108,11 @@ func TestErrors(t *testing.T) {
 		"nobody":      {"db", map[string]string{"endpoint": "http://127.0.0.1:1"}, providers.Unavailable, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := open(t, properties(server, tt.more), slog.New(slog.DiscardHandler)).Fetch(t.Context(), providers.Query{Name: tt.secret})
-			if err == nil || providers.KindOf(err) != tt.kind || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "c4n4ry") {
-				t.Errorf("error %v, want %v with %q", err, tt.kind, tt.text)
-			}
+			storetest.WantKind(t, open(t, config(server, tt.more)), providers.Query{Name: tt.secret}, tt.kind, tt.text, key)
 		})
 	}
 	for name, value := range map[string]string{"endpoint": "x", "regionId": "evil.example/"} {
-		if _, err := alibaba.Driver().Open(t.Context(), providers.Config{Properties: properties(server, map[string]string{name: value})}); providers.KindOf(err) != providers.Invalid {
+		if _, err := alibaba.Driver().Open(t.Context(), config(server, map[string]string{name: value})); providers.KindOf(err) != providers.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

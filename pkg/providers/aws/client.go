@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"time"
 
@@ -17,10 +16,8 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 )
-
-// dialer makes connections; nil stands for the usual way.
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // connections are what all clients of one store share.
 type connections struct {
@@ -31,9 +28,9 @@ type connections struct {
 	cfg       aws.Config // with the agent's credentials
 }
 
-// connect finds out the region and whose credentials to use. It reads files and environment variables, and does no
+// newConnections finds out the region and whose credentials to use. It reads files and environment variables, and does no
 // network I/O: credentials are fetched when they are first needed.
-func connect(ctx context.Context, a account, dial dialer) (*connections, error) {
+func newConnections(ctx context.Context, a account, dial connect.Dialer) (*connections, error) {
 	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 		if dial != nil {
 			t.DialContext = dial
@@ -61,14 +58,11 @@ func connect(ctx context.Context, a account, dial dialer) (*connections, error) 
 		client = b
 	}
 	c := &connections{account: a, transport: client.GetTransport(), cfg: cfg}
-	c.http, c.direct = &http.Client{Transport: ownBody{c.transport}, CheckRedirect: noRedirect}, pastProxy(c.transport)
+	c.http, c.direct = &http.Client{Transport: ownBody{c.transport}, CheckRedirect: connect.NeverFollow}, pastProxy(c.transport)
 	c.region, c.cfg.HTTPClient = cfg.Region, c.http
 	c.cfg.Credentials = c.agentCredentials()
 	return c, nil
 }
-
-// noRedirect keeps signed requests where they were signed for.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // ownBody sends a copy of each request's body. The SDK closes the body as soon as the answer has begun, and the transport,
 // if it has not quite done with sending by then, takes that for an error and closes the connection, answer and all.

@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/aws"
 	"github.com/keywell/keywell/pkg/providers/aws/awstest"
@@ -22,7 +23,7 @@ func secretsManagerHarness() providertest.Harness {
 	return providertest.Harness{
 		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
 			server := newServer(t)
-			cfg := config(metadata(server, nil))
+			cfg := storetest.Config(metadata(server, nil))
 			cfg.Logger = log
 			return providertest.Store{
 				Provider: open(t, aws.SecretsManagerType, cfg),
@@ -51,7 +52,7 @@ func TestParameterStoreConformance(t *testing.T) {
 	providertest.Run(t, providertest.Harness{
 		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
 			server := newServer(t)
-			cfg := config(metadata(server, map[string]string{"prefix": "/prod/"}))
+			cfg := storetest.Config(metadata(server, map[string]string{"prefix": "/prod/"}))
 			cfg.Logger = log
 			return providertest.Store{
 				Provider: open(t, aws.ParameterStoreType, cfg),

@@ -163,5 +163,3 @@ func retryAfter(resp *http.Response) time.Duration {
 	}
 	return time.Duration(seconds) * time.Second
 }
-
-func errClosed() error { return providers.Errorf(providers.Unavailable, "provider is closed") }

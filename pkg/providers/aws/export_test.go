@@ -1,8 +1,11 @@
 package aws
 
-import "github.com/keywell/keywell/pkg/providers"
+import (
+	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
+)
 
 // SecretsManagerDialing and ParameterStoreDialing are the drivers with another way to make connections.
-func SecretsManagerDialing(dial dialer) providers.Driver { return secretsManager(dial) }
+func SecretsManagerDialing(dial connect.Dialer) providers.Driver { return secretsManager(dial) }
 
-func ParameterStoreDialing(dial dialer) providers.Driver { return parameterStore(dial) }
+func ParameterStoreDialing(dial connect.Dialer) providers.Driver { return parameterStore(dial) }

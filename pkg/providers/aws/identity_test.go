@@ -8,15 +8,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
-	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/aws"
 	"github.com/keywell/keywell/pkg/providers/aws/awstest"
@@ -25,121 +23,72 @@ import (
 )
 
 // newPods returns a fake in which the service accounts alice and bob have a role each, which may read one secret.
-func newPods(t *testing.T) (*awstest.Server, accounts) {
+func newPods(t *testing.T) (*awstest.Server, storetest.Accounts) {
 	t.Helper()
 	server := newServer(t)
-	roles := accounts{}
+	accounts := storetest.Accounts{}
 	for _, account := range []string{"alice", "bob"} {
-		role := server.Role(account, subject(account))
-		roles["shop/"+account] = role
+		role := server.Role(account, storetest.Subject(account))
+		accounts["shop/"+account] = map[string]string{"eks.amazonaws.com/role-arn": role}
 		for _, action := range []string{"secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret", "ssm:GetParameter"} {
 			server.Allow(role, action, "of-"+account)
 		}
 		server.PutSecret("of-"+account, "c4n4ry-"+account, false)
 		server.PutParameter("of-"+account, "SecureString", "c4n4ry-"+account)
 	}
-	return server, roles
+	return server, accounts
 }
 
 // openAsPod opens a store that is read as the pod.
-func openAsPod(t *testing.T, kind string, server *awstest.Server, roles providers.ServiceAccounts, more map[string]string) providers.Provider {
+func openAsPod(t *testing.T, kind string, server *awstest.Server, accounts providers.ServiceAccounts, more map[string]string) providers.Provider {
 	t.Helper()
-	m := map[string]string{"region": awstest.Region, "endpoint": server.URL, "stsEndpoint": server.URL, "identity": "pod"}
-	for name, value := range more {
-		m[name] = value
-	}
-	cfg := config(m)
-	cfg.ServiceAccounts = roles
+	cfg := storetest.Config(storetest.With(map[string]string{
+		"region": awstest.Region, "endpoint": server.URL, "stsEndpoint": server.URL, "identity": "pod",
+	}, more))
+	cfg.ServiceAccounts = accounts
 	return open(t, kind, cfg)
 }
 
-// TestEachPodIsItself: two pods, two roles, and never each other's secret.
-func TestEachPodIsItself(t *testing.T) {
-	for _, kind := range []string{aws.SecretsManagerType, aws.ParameterStoreType} {
+func TestPods(t *testing.T) {
+	for kind, read := range map[string]string{aws.SecretsManagerType: "secretsmanager:GetSecretValue", aws.ParameterStoreType: "ssm:GetParameter"} {
 		t.Run(kind, func(t *testing.T) {
-			server, roles := newPods(t)
-			p := openAsPod(t, kind, server, roles, nil)
-			for range 2 {
-				want(t, p, as(server, "alice", "of-alice"), "of-alice", "c4n4ry-alice")
-				want(t, p, as(server, "bob", "of-bob"), "of-bob", "c4n4ry-bob")
-				wantKind(t, p, as(server, "alice", "of-bob"), providers.Denied, "AccessDeniedException")
-				wantKind(t, p, as(server, "bob", "of-alice"), providers.Denied, "AccessDeniedException")
-			}
-			_, _, err := fetch(t, p, providers.Query{Name: "of-alice"})
-			if !errors.Is(err, providers.ErrNoTokens) {
-				t.Errorf("on behalf of nobody: %v", err)
-			}
+			storetest.RunPods(t, func(t *testing.T) storetest.Pods {
+				server, accounts := newPods(t)
+				return storetest.Pods{
+					Provider: openAsPod(t, kind, server, accounts, nil), Issuer: server.Issuer, Audience: audience,
+					Denied:    "AccessDeniedException",
+					Exchanges: func() int { return len(server.Calls("sts:AssumeRoleWithWebIdentity")) },
+					Reads:     func() int { return len(server.Calls(read)) },
+					Revoke:    server.ExpireSessions, Revoked: providers.Unavailable, Says: "ExpiredToken",
+				}
+			})
 		})
-	}
-}
-
-// TestOneExchangeForAServiceAccount reads with 20 pods of one service account at once.
-func TestOneExchangeForAServiceAccount(t *testing.T) {
-	server, roles := newPods(t)
-	p := openAsPod(t, aws.SecretsManagerType, server, roles, nil)
-	var all sync.WaitGroup
-	for i := range 20 {
-		all.Go(func() {
-			q := as(server, "alice", "of-alice")
-			q.Caller.Pod, q.Caller.PodUID = fmt.Sprint("alice-", i), fmt.Sprint("uid-", i)
-			want(t, p, q, "of-alice", "c4n4ry-alice")
-		})
-	}
-	all.Wait()
-	want(t, p, as(server, "bob", "of-bob"), "of-bob", "c4n4ry-bob")
-	if n := len(server.Calls("sts:AssumeRoleWithWebIdentity")); n != 2 {
-		t.Errorf("%d exchanges for two service accounts", n)
 	}
 }
 
 // TestRoles: the annotation decides, then the manifest; without either nothing is asked.
 func TestRoles(t *testing.T) {
-	server, roles := newPods(t)
-	manifest := map[string]string{"assumeRoleArn": roles["shop/alice"]}
+	server, accounts := newPods(t)
+	manifest := map[string]string{"assumeRoleArn": accounts["shop/alice"]["eks.amazonaws.com/role-arn"]}
 	want(t, openAsPod(t, aws.SecretsManagerType, server, nil, manifest), as(server, "alice", "of-alice"), "of-alice", "c4n4ry-alice")
-	want(t, openAsPod(t, aws.SecretsManagerType, server, roles, manifest), as(server, "bob", "of-bob"), "of-bob", "c4n4ry-bob")
+	want(t, openAsPod(t, aws.SecretsManagerType, server, accounts, manifest), as(server, "bob", "of-bob"), "of-bob", "c4n4ry-bob")
 	wantKind(t, openAsPod(t, aws.SecretsManagerType, server, nil, manifest), as(server, "bob", "of-bob"), providers.Denied, "sts:AssumeRoleWithWebIdentity")
-	wantKind(t, openAsPod(t, aws.SecretsManagerType, server, accounts{}, nil), as(server, "bob", "of-bob"), providers.Denied, "annotate it")
+	wantKind(t, openAsPod(t, aws.SecretsManagerType, server, storetest.Accounts{}, nil), as(server, "bob", "of-bob"), providers.Denied, "annotate it")
 	wantKind(t, openAsPod(t, aws.SecretsManagerType, server, nil, nil), as(server, "bob", "of-bob"), providers.Denied, "assumeRoleArn")
 }
 
 // TestSTSDoesNotTakeTheToken shows that a token is neither sent elsewhere nor repeated.
 func TestSTSDoesNotTakeTheToken(t *testing.T) {
-	server, roles := newPods(t)
+	server, accounts := newPods(t)
 	other := awstest.NewServer(t) // whose issuer is not trusted
-	p := openAsPod(t, aws.SecretsManagerType, server, roles, nil)
+	p := openAsPod(t, aws.SecretsManagerType, server, accounts, nil)
 	wantKind(t, p, as(other, "alice", "of-alice"), providers.Denied, "InvalidIdentityToken")
-	q := server.Issuer.Query("of-alice", "shop", "alice", "vault")
-	wantKind(t, p, q, providers.Invalid, `no token for audience "sts.amazonaws.com"`)
-}
-
-// TestPodsThroughTheCache reads through the resolver, whose cache must not lend one pod's answers to the other.
-func TestPodsThroughTheCache(t *testing.T) {
-	server, roles := newPods(t)
-	r := newResolver(t, openAsPod(t, aws.SecretsManagerType, server, roles, nil), resolve.Settings{PerIdentity: true})
-	read := func(account, name string) (resolve.Result, error) {
-		q := as(server, account, name)
-		return resolveAs(t, r, scope.Identity{Namespace: "shop", ServiceAccount: account, Pod: q.Caller.Pod, PodUID: q.Caller.PodUID}, name, q.Tokens)
-	}
-	for range 3 {
-		for _, account := range []string{"alice", "bob"} {
-			if res, err := read(account, "of-"+account); err != nil || string(res.Fields["of-"+account].Reveal()) != "c4n4ry-"+account {
-				t.Errorf("%s: %v", account, err)
-			}
-		}
-		if _, err := read("bob", "of-alice"); providers.KindOf(err) != providers.Denied {
-			t.Errorf("bob read alice's secret, or: %v", err)
-		}
-	}
-	if n := len(server.Calls("secretsmanager:GetSecretValue")); n != 3 {
-		t.Errorf("%d reads, want one of each secret and one refused", n)
-	}
 }
 
 // TestExpiredSession: credentials that AWS calls expired are replaced before the resolver's retry.
 func TestExpiredSession(t *testing.T) {
-	server, roles := newPods(t)
-	r := newResolver(t, openAsPod(t, aws.SecretsManagerType, server, roles, nil), resolve.Settings{PerIdentity: true, CacheTTL: 1})
+	server, accounts := newPods(t)
+	r := newResolver(t, openAsPod(t, aws.SecretsManagerType, server, accounts, nil), resolve.Settings{PerIdentity: true, CacheTTL: 1})
 	id := scope.Identity{Namespace: "shop", ServiceAccount: "alice", Pod: "alice-1"}
 	for range 2 {
 		if _, err := resolveAs(t, r, id, "of-alice", as(server, "alice", "").Tokens); err != nil {

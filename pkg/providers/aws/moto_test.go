@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/aws"
 	"github.com/keywell/keywell/pkg/providers/aws/awstest"
@@ -97,7 +98,7 @@ func TestMotoSecretsManager(t *testing.T) {
 	h.PageSize = 50
 	h.Open = func(t *testing.T, log *slog.Logger) providertest.Store {
 		resetMoto(t, url)
-		cfg := config(motoMetadata(url, nil))
+		cfg := storetest.Config(motoMetadata(url, nil))
 		cfg.Logger = log
 		return providertest.Store{
 			Provider: open(t, aws.SecretsManagerType, cfg),
@@ -140,7 +141,7 @@ func TestMotoParameterStore(t *testing.T) {
 	providertest.Run(t, providertest.Harness{
 		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
 			resetMoto(t, url)
-			cfg := config(motoMetadata(url, map[string]string{"prefix": "/prod/"}))
+			cfg := storetest.Config(motoMetadata(url, map[string]string{"prefix": "/prod/"}))
 			cfg.Logger = log
 			return providertest.Store{
 				Provider: open(t, aws.ParameterStoreType, cfg),
@@ -171,8 +172,8 @@ func TestMotoPodIdentity(t *testing.T) {
 	admin := secretsmanager.NewFromConfig(motoConfig(), func(o *secretsmanager.Options) { o.BaseEndpoint = &url })
 	putSecret(t, admin, "db", "c4n4ry")
 	server := awstest.NewServer(t) // for its tokens
-	cfg := config(map[string]string{"region": awstest.Region, "endpoint": url, "stsEndpoint": url, "identity": "pod"})
-	cfg.ServiceAccounts = accounts{"shop/alice": "arn:aws:iam::123456789012:role/alice"}
+	cfg := storetest.Config(map[string]string{"region": awstest.Region, "endpoint": url, "stsEndpoint": url, "identity": "pod"})
+	cfg.ServiceAccounts = storetest.Accounts{"shop/alice": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/alice"}}
 	p := open(t, aws.SecretsManagerType, cfg)
 	want(t, p, as(server, "alice", "db"), "db", "c4n4ry")
 	names := []string{"db"}
@@ -180,11 +181,11 @@ func TestMotoPodIdentity(t *testing.T) {
 		putSecret(t, admin, name, "c4n4ry")
 		names = append(names, name)
 	}
-	agent := open(t, aws.SecretsManagerType, config(motoMetadata(url, nil)))
+	agent := open(t, aws.SecretsManagerType, storetest.Config(motoMetadata(url, nil)))
 	if failed := together(t, agent, names...); len(failed) > 0 {
 		t.Errorf("in a batch: %v", failed)
 	}
-	_, _, err := fetch(t, agent, providers.Query{Name: "none"})
+	_, _, err := storetest.Fetch(t, agent, providers.Query{Name: "none"})
 	if providers.KindOf(err) != providers.NotFound {
 		t.Errorf("missing: %v", err)
 	}

@@ -1,25 +1,18 @@
 package aws
 
-import "strings"
+import (
+	"strings"
 
-// consistsOf tells whether s is one to most ASCII letters, digits and characters of others.
-func consistsOf(s string, most int, others string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && strings.IndexByte(others, c) < 0 {
-			return false
-		}
-	}
-	return s != "" && len(s) <= most
-}
+	"github.com/keywell/keywell/pkg/providers"
+)
 
 // cutARN returns what follows arn:PARTITION:SERVICE:REGION:ACCOUNT: in s, if s begins like that.
 func cutARN(s, service string) (resource string, ok bool) {
 	parts := strings.SplitN(s, ":", 6)
-	if len(parts) < 6 || parts[0] != "arn" || parts[2] != service || !consistsOf(parts[4], 12, "") {
+	if len(parts) < 6 || parts[0] != "arn" || parts[2] != service || !providers.ConsistsOf(parts[4], 12, "") {
 		return "", false
 	}
-	return parts[5], consistsOf(parts[1], 20, "-") && consistsOf(parts[3], 30, "-")
+	return parts[5], providers.ConsistsOf(parts[1], 20, "-") && providers.ConsistsOf(parts[3], 30, "-")
 }
 
 // isSecretName tells whether a secret can have the name, or the ARN, whole or without its suffix. Source: CreateSecret,
@@ -28,9 +21,9 @@ func isSecretName(s string) bool {
 	const others = "/_+=.@-"
 	if resource, ok := cutARN(s, "secretsmanager"); ok {
 		name, ok := strings.CutPrefix(resource, "secret:")
-		return ok && consistsOf(name, 512+len("-AbCdEf"), others)
+		return ok && providers.ConsistsOf(name, 512+len("-AbCdEf"), others)
 	}
-	return consistsOf(s, 512, others)
+	return providers.ConsistsOf(s, 512, others)
 }
 
 // isParameterName tells whether a parameter can have the name, or the ARN. Neither may end with a colon and a version:
@@ -39,10 +32,10 @@ func isParameterName(s string) bool {
 	const most, others = 1011, "_./-"
 	if resource, ok := cutARN(s, "ssm"); ok {
 		name, ok := strings.CutPrefix(resource, "parameter/")
-		return ok && consistsOf(name, most, others)
+		return ok && providers.ConsistsOf(name, most, others)
 	}
-	return consistsOf(s, most, others)
+	return providers.ConsistsOf(s, most, others)
 }
 
 // isParameterVersion tells whether s can be the number or the label of a version. Source: LabelParameterVersion, Labels.
-func isParameterVersion(s string) bool { return consistsOf(s, 100, "_.-") }
+func isParameterVersion(s string) bool { return providers.ConsistsOf(s, 100, "_.-") }

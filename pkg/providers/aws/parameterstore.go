@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
@@ -13,6 +12,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -31,29 +31,32 @@ func parameterStoreProperties() []providers.Property {
 // ParameterStore returns the driver for Systems Manager Parameter Store.
 func ParameterStore() providers.Driver { return parameterStore(nil) }
 
-func parameterStore(dial dialer) providers.Driver {
+func parameterStoreSelectors() providers.Selectors { return providers.Selectors{Version: true} }
+
+func parameterStore(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       ParameterStoreType,
 		Properties: parameterStoreProperties(),
 		Identities: []providers.Identity{providers.AsAgent, providers.AsPod},
-		Selectors:  providers.Selectors{Version: true},
+		Selectors:  parameterStoreSelectors(),
 		Open: func(ctx context.Context, cfg providers.Config) (providers.Provider, error) {
 			return openParameterStore(ctx, cfg, dial)
 		},
 	}
 }
 
-func openParameterStore(ctx context.Context, cfg providers.Config, dial dialer) (providers.Provider, error) {
+func openParameterStore(ctx context.Context, cfg providers.Config, dial connect.Dialer) (providers.Provider, error) {
 	d := cfg.Properties.Decode(parameterStoreProperties())
 	s := &parameters{prefix: d.String("prefix", "")}
 	a, err := newAccount(d, cfg.Identity)
 	if err != nil {
 		return nil, err
 	}
-	c, err := connect(ctx, a, dial)
+	c, err := newConnections(ctx, a, dial)
 	if err != nil {
 		return nil, err
 	}
+	s.Gate = providers.NewGate(parameterStoreSelectors(), c.http.CloseIdleConnections)
 	s.sessions = newSessions(c, cfg, func(credentials aws.CredentialsProvider) *parameterSession {
 		return newParameterSession(c, credentials)
 	})
@@ -62,9 +65,9 @@ func openParameterStore(ctx context.Context, cfg providers.Config, dial dialer) 
 
 // parameters is the Provider of Parameter Store.
 type parameters struct {
+	*providers.Gate
 	sessions *sessions[*parameterSession]
 	prefix   string // before every name
-	closed   atomic.Bool
 }
 
 // parameterSession is the clients of one identity, and what is known of its rights.
@@ -91,14 +94,14 @@ func newParameterSession(c *connections, credentials aws.CredentialsProvider) *p
 
 // Fetch reads a parameter, decrypted. The payload's Version is the version's number.
 func (s *parameters) Fetch(ctx context.Context, q providers.Query) (providers.Payload, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return providers.Payload{}, err
 	}
 	name, err := s.nameOf(q)
 	if err != nil {
 		return providers.Payload{}, err
 	}
-	session, err := s.sessions.of(ctx, q)
+	session, err := s.sessions.Get(ctx, q)
 	if err != nil {
 		return providers.Payload{}, err
 	}
@@ -135,10 +138,10 @@ func (s *parameters) nameOf(q providers.Query) (string, error) {
 
 // List returns the names of all parameters that begin with the prefix, without it.
 func (s *parameters) List(ctx context.Context, q providers.Query) ([]string, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return nil, err
 	}
-	session, err := s.sessions.of(ctx, q)
+	session, err := s.sessions.Get(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -172,25 +175,6 @@ func (s *parameters) list(ctx context.Context, c *ssm.Client) ([]string, error) 
 		}
 	}
 	return names, nil
-}
-
-// Close makes further calls fail.
-func (s *parameters) Close() error {
-	s.closed.Store(true)
-	s.sessions.transport.CloseIdleConnections()
-	return nil
-}
-
-func (s *parameters) check(ctx context.Context, q providers.Query) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case s.closed.Load():
-		return errClosed()
-	case q.Namespace != "" || q.Stage != "":
-		return providers.Errorf(providers.Invalid, "Parameter Store has no namespaces and no stages (a version's label is a version_id)")
-	}
-	return nil
 }
 
 // read reads a parameter. If a version is known, the parameter is not decrypted before it proves to be another.

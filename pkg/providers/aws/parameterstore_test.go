@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 )
 
@@ -79,7 +80,7 @@ func TestUnchangedIsNotDecrypted(t *testing.T) {
 	server := newServer(t)
 	p := parameters(t, server, nil)
 	version := server.PutParameter("db", "SecureString", "c4n4ry")
-	if _, payload, err := fetch(t, p, providers.Query{Name: "db", Known: version}); err != nil || !payload.Unchanged {
+	if _, payload, err := storetest.Fetch(t, p, providers.Query{Name: "db", Known: version}); err != nil || !payload.Unchanged {
 		t.Errorf("got %+v, %v", payload, err)
 	}
 	for _, c := range server.Calls("") {

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/providers/exchange"
 )
 
@@ -64,5 +65,5 @@ func notAssociated(ctx context.Context, caller providers.Caller, err error) erro
 func pastProxy(t *http.Transport) *http.Client {
 	direct := t.Clone()
 	direct.Proxy, direct.DisableKeepAlives = nil, true // it is asked once an hour
-	return &http.Client{Transport: direct, CheckRedirect: noRedirect}
+	return &http.Client{Transport: direct, CheckRedirect: connect.NeverFollow}
 }

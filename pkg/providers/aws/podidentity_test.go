@@ -2,26 +2,23 @@ package aws_test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/aws"
 	"github.com/keywell/keywell/pkg/providers/aws/awstest"
-	"github.com/keywell/keywell/pkg/resolve"
-	"github.com/keywell/keywell/pkg/scope"
 )
 
 // newAssociations returns a fake in which EKS gives the service accounts alice and bob a role each.
 func newAssociations(t *testing.T) *awstest.Server {
 	t.Helper()
-	server, roles := newPods(t)
+	server, accounts := newPods(t)
 	for _, account := range []string{"alice", "bob"} {
 		server.Role(account, awstest.PodIdentityService)
-		server.Associate(subject(account), roles["shop/"+account])
+		server.Associate(storetest.Subject(account), accounts["shop/"+account]["eks.amazonaws.com/role-arn"])
 	}
 	return server
 }
@@ -36,53 +33,25 @@ func asAssociated(server *awstest.Server, account, name string) providers.Query 
 	return server.Issuer.Query(name, "shop", account, awstest.PodIdentityService)
 }
 
-// TestPodIdentity: two pods, two associations, never each other's secret, and one exchange for 20 pods.
 func TestPodIdentity(t *testing.T) {
-	for _, kind := range []string{aws.SecretsManagerType, aws.ParameterStoreType} {
-		server := newAssociations(t)
-		p := openPodIdentity(t, kind, server)
-		var all sync.WaitGroup
-		for i := range 20 {
-			all.Go(func() {
-				q := asAssociated(server, "alice", "of-alice")
-				q.Caller.Pod, q.Caller.PodUID = fmt.Sprint("alice-", i), fmt.Sprint("uid-", i)
-				want(t, p, q, "of-alice", "c4n4ry-alice")
+	for kind, read := range map[string]string{aws.SecretsManagerType: "secretsmanager:GetSecretValue", aws.ParameterStoreType: "ssm:GetParameter"} {
+		t.Run(kind, func(t *testing.T) {
+			storetest.RunPods(t, func(t *testing.T) storetest.Pods {
+				server := newAssociations(t)
+				t.Cleanup(func() {
+					if n := len(server.Calls("sts:AssumeRoleWithWebIdentity")); n != 0 {
+						t.Errorf("%d tokens were sent to STS", n)
+					}
+				})
+				return storetest.Pods{
+					Provider: openPodIdentity(t, kind, server), Issuer: server.Issuer, Audience: awstest.PodIdentityService,
+					Denied:    "AccessDeniedException",
+					Exchanges: func() int { return len(server.Calls("eks-auth:AssumeRoleForPodIdentity")) },
+					Reads:     func() int { return len(server.Calls(read)) },
+					Revoke:    server.ExpireSessions, Revoked: providers.Unavailable, Says: "ExpiredToken",
+				}
 			})
-		}
-		all.Wait()
-		want(t, p, asAssociated(server, "bob", "of-bob"), "of-bob", "c4n4ry-bob")
-		wantKind(t, p, asAssociated(server, "alice", "of-bob"), providers.Denied, "AccessDeniedException")
-		wantKind(t, p, asAssociated(server, "bob", "of-alice"), providers.Denied, "AccessDeniedException")
-		if n := len(server.Calls("eks-auth:AssumeRoleForPodIdentity")); n != 2 {
-			t.Errorf("%s: %d exchanges for two service accounts", kind, n)
-		}
-		if n := len(server.Calls("sts:AssumeRoleWithWebIdentity")); n != 0 {
-			t.Errorf("%s: %d tokens were sent to STS", kind, n)
-		}
-	}
-}
-
-// TestPodIdentityThroughTheCache reads through the resolver, also when AWS calls the credentials expired.
-func TestPodIdentityThroughTheCache(t *testing.T) {
-	server := newAssociations(t)
-	r := newResolver(t, openPodIdentity(t, aws.SecretsManagerType, server), resolve.Settings{PerIdentity: true, CacheTTL: 1})
-	read := func(account, name string) (resolve.Result, error) {
-		q := asAssociated(server, account, name)
-		return resolveAs(t, r, scope.Identity{Namespace: "shop", ServiceAccount: account, Pod: q.Caller.Pod, PodUID: q.Caller.PodUID}, name, q.Tokens)
-	}
-	for range 2 {
-		for _, account := range []string{"alice", "bob"} {
-			if res, err := read(account, "of-"+account); err != nil || string(res.Fields["of-"+account].Reveal()) != "c4n4ry-"+account {
-				t.Errorf("%s: %v", account, err)
-			}
-		}
-		if _, err := read("bob", "of-alice"); providers.KindOf(err) != providers.Denied {
-			t.Errorf("bob read alice's secret, or: %v", err)
-		}
-		server.ExpireSessions()
-	}
-	if n := len(server.Calls("eks-auth:AssumeRoleForPodIdentity")); n != 4 {
-		t.Errorf("%d exchanges, want 2 and 2 after the expiry", n)
+		})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -30,7 +31,11 @@ func secretsManagerProperties() []providers.Property {
 // SecretsManager returns the driver for Secrets Manager.
 func SecretsManager() providers.Driver { return secretsManager(nil) }
 
-func secretsManager(dial dialer) providers.Driver {
+func secretsManagerSelectors() providers.Selectors {
+	return providers.Selectors{Version: true, Stage: true}
+}
+
+func secretsManager(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       SecretsManagerType,
 		Properties: secretsManagerProperties(),
@@ -38,24 +43,25 @@ func secretsManager(dial dialer) providers.Driver {
 			return cfg.Properties.Decode(secretsManagerProperties()).Truthy("multipleKeyValuesPerSecret", false)
 		},
 		Identities: []providers.Identity{providers.AsAgent, providers.AsPod},
-		Selectors:  providers.Selectors{Version: true, Stage: true},
+		Selectors:  secretsManagerSelectors(),
 		Open: func(ctx context.Context, cfg providers.Config) (providers.Provider, error) {
 			return openSecretsManager(ctx, cfg, dial)
 		},
 	}
 }
 
-func openSecretsManager(ctx context.Context, cfg providers.Config, dial dialer) (providers.Provider, error) {
+func openSecretsManager(ctx context.Context, cfg providers.Config, dial connect.Dialer) (providers.Provider, error) {
 	d := cfg.Properties.Decode(secretsManagerProperties())
 	s := &secretStore{split: d.Truthy("multipleKeyValuesPerSecret", false), separator: d.String("nestedSeparator", "")}
 	a, err := newAccount(d, cfg.Identity)
 	if err != nil {
 		return nil, err
 	}
-	c, err := connect(ctx, a, dial)
+	c, err := newConnections(ctx, a, dial)
 	if err != nil {
 		return nil, err
 	}
+	s.Gate = providers.NewGate(secretsManagerSelectors(), c.http.CloseIdleConnections)
 	s.sessions = newSessions(c, cfg, func(credentials aws.CredentialsProvider) *secretSession {
 		return newSecretSession(c, credentials)
 	})
@@ -64,10 +70,10 @@ func openSecretsManager(ctx context.Context, cfg providers.Config, dial dialer) 
 
 // secretStore is the Provider of Secrets Manager.
 type secretStore struct {
+	*providers.Gate
 	sessions  *sessions[*secretSession]
 	split     bool   // a value that is a JSON object is several fields
 	separator string // between the names of nested members; empty: they are not taken apart
-	closed    atomic.Bool
 }
 
 // secretSession is the clients of one identity, and what is known of its rights.
@@ -94,13 +100,13 @@ func newSecretSession(c *connections, credentials aws.CredentialsProvider) *secr
 
 // Fetch reads one version of a secret: its current one, unless q asks for another.
 func (s *secretStore) Fetch(ctx context.Context, q providers.Query) (providers.Payload, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return providers.Payload{}, err
 	}
 	if !isSecretName(q.Name) {
 		return providers.Payload{}, providers.Errorf(providers.Invalid, "%.100q is neither a name nor an ARN that a secret can have", q.Name)
 	}
-	session, err := s.sessions.of(ctx, q)
+	session, err := s.sessions.Get(ctx, q)
 	if err != nil {
 		return providers.Payload{}, err
 	}
@@ -122,10 +128,10 @@ func (s *secretStore) Fetch(ctx context.Context, q providers.Query) (providers.P
 
 // List returns the names of all secrets of the region.
 func (s *secretStore) List(ctx context.Context, q providers.Query) ([]string, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return nil, err
 	}
-	session, err := s.sessions.of(ctx, q)
+	session, err := s.sessions.Get(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -151,25 +157,6 @@ func listSecrets(ctx context.Context, c *sm.Client) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// Close makes further calls fail.
-func (s *secretStore) Close() error {
-	s.closed.Store(true)
-	s.sessions.transport.CloseIdleConnections()
-	return nil
-}
-
-func (s *secretStore) check(ctx context.Context, q providers.Query) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case s.closed.Load():
-		return errClosed()
-	case q.Namespace != "":
-		return providers.Errorf(providers.Invalid, "Secrets Manager has no namespaces")
-	}
-	return nil
 }
 
 // get reads the version that q asks for.

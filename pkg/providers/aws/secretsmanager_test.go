@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/aws"
 	"github.com/keywell/keywell/pkg/providers/aws/awstest"
@@ -24,14 +25,14 @@ func TestManifest(t *testing.T) {
 		"empty session": {"region": awstest.Region, "accessKey": accessKey, "secretKey": secretKey, "sessionToken": "", "endpoint": server.URL},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want(t, open(t, aws.SecretsManagerType, config(m)), providers.Query{Name: "db"}, "db", "c4n4ry")
+			want(t, open(t, aws.SecretsManagerType, storetest.Config(m)), providers.Query{Name: "db"}, "db", "c4n4ry")
 		})
 	}
 	t.Run("environment", func(t *testing.T) {
 		t.Setenv("AWS_ACCESS_KEY_ID", accessKey)
 		t.Setenv("AWS_SECRET_ACCESS_KEY", secretKey)
 		t.Setenv("AWS_REGION", awstest.Region)
-		want(t, open(t, aws.SecretsManagerType, config(map[string]string{"endpoint": server.URL})), providers.Query{Name: "db"}, "db", "c4n4ry")
+		want(t, open(t, aws.SecretsManagerType, storetest.Config(map[string]string{"endpoint": server.URL})), providers.Query{Name: "db"}, "db", "c4n4ry")
 	})
 	wantKind(t, secrets(t, server, map[string]string{"secretKey": "wrong"}), providers.Query{Name: "db"}, providers.Denied, "InvalidSignatureException")
 }
@@ -57,7 +58,7 @@ func TestManifestIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, kind := range []string{aws.SecretsManagerType, aws.ParameterStoreType} {
-				_, err := driver(t, kind).Open(t.Context(), config(tt.metadata))
+				_, err := driver(t, kind).Open(t.Context(), storetest.Config(tt.metadata))
 				if providers.KindOf(err) != providers.Invalid || !strings.Contains(err.Error(), tt.text) {
 					t.Errorf("error %v, want Invalid with %q", err, tt.text)
 				}
@@ -103,11 +104,11 @@ func TestFields(t *testing.T) {
 			server := newServer(t)
 			server.PutSecret("db", tt.value, tt.binary)
 			p := secrets(t, server, tt.metadata)
-			got, _, err := fetch(t, p, providers.Query{Name: "db"})
+			got, _, err := storetest.Fetch(t, p, providers.Query{Name: "db"})
 			if diff := cmp.Diff(tt.want, got); err != nil || diff != "" {
 				t.Errorf("error %v, mismatch (-want +got):\n%s", err, diff)
 			}
-			cfg := config(tt.metadata)
+			cfg := storetest.Config(tt.metadata)
 			if d := driver(t, aws.SecretsManagerType); d.MultipleKeyValues(cfg) != (tt.metadata != nil) {
 				t.Error("the capability does not fit")
 			}
@@ -127,7 +128,7 @@ func TestStages(t *testing.T) {
 	if payload := want(t, p, providers.Query{Name: "db", Known: first}, "db", "c4n4ry-2"); payload.Unchanged {
 		t.Error("an old version is called unchanged")
 	}
-	_, payload, err := fetch(t, p, providers.Query{Name: "db", Stage: "AWSPREVIOUS", Known: first})
+	_, payload, err := storetest.Fetch(t, p, providers.Query{Name: "db", Stage: "AWSPREVIOUS", Known: first})
 	if err != nil || !payload.Unchanged {
 		t.Errorf("the previous version is known, and came as %+v, %v", payload, err)
 	}
@@ -189,7 +190,7 @@ func TestUnchangedIsNotRead(t *testing.T) {
 	p := secrets(t, server, nil)
 	version := server.PutSecret("db", "c4n4ry", false)
 	for range 3 {
-		if _, payload, err := fetch(t, p, providers.Query{Name: "db", Known: version}); err != nil || !payload.Unchanged || payload.Version != version {
+		if _, payload, err := storetest.Fetch(t, p, providers.Query{Name: "db", Known: version}); err != nil || !payload.Unchanged || payload.Version != version {
 			t.Errorf("got %+v, %v", payload, err)
 		}
 	}

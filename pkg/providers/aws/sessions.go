@@ -18,31 +18,22 @@ const roleAnnotation = "eks.amazonaws.com/role-arn"
 // sessions gives what reads are made with: one session for the agent, or one for each service account.
 type sessions[S any] struct {
 	*connections
+	*exchange.Cache[S]
 	accounts providers.ServiceAccounts
 	make     func(aws.CredentialsProvider) S
-	agent    S
-	pods     *exchange.Cache[S] // nil: reads are made as the agent
 }
 
 func newSessions[S any](c *connections, cfg providers.Config, make func(aws.CredentialsProvider) S) *sessions[S] {
 	s := &sessions[S]{connections: c, accounts: cfg.ServiceAccounts, make: make}
 	switch {
 	case c.podIdentity:
-		s.pods = exchange.New(s.associated)
+		s.Cache = exchange.New(s.associated)
 	case cfg.Identity == providers.AsPod:
-		s.pods = exchange.New(s.assume)
+		s.Cache = exchange.New(s.assume)
 	default:
-		s.agent = make(c.cfg.Credentials)
+		s.Cache = exchange.Fixed(make(c.cfg.Credentials))
 	}
 	return s
-}
-
-// of returns the session for q.
-func (s *sessions[S]) of(ctx context.Context, q providers.Query) (S, error) {
-	if s.pods == nil {
-		return s.agent, nil
-	}
-	return s.pods.Get(ctx, q)
 }
 
 // noteError gives up credentials that AWS calls expired, so that the next read gets others.
@@ -50,16 +41,15 @@ func (s *sessions[S]) noteError(q providers.Query, err error) {
 	if !expiredCredentials(err) {
 		return
 	}
-	if s.pods != nil {
-		s.pods.Drop(q)
-	} else if cache, ok := s.cfg.Credentials.(*aws.CredentialsCache); ok {
-		cache.Invalidate()
+	s.Drop(q) // a pod's
+	if cache, ok := s.cfg.Credentials.(*aws.CredentialsCache); ok {
+		cache.Invalidate() // the agent's
 	}
 }
 
 // assume exchanges the token of q's pod for credentials of its role.
 func (s *sessions[S]) assume(ctx context.Context, q providers.Query) (session S, expires time.Time, _ error) {
-	role, err := s.roleOf(ctx, q.Caller)
+	role, err := s.roleOf(ctx, q)
 	if err != nil {
 		return session, expires, err
 	}
@@ -84,27 +74,17 @@ func (s *sessions[S]) assume(ctx context.Context, q providers.Query) (session S,
 }
 
 // roleOf returns the role that the caller's service account names or, if it names none, the manifest.
-func (s *sessions[S]) roleOf(ctx context.Context, caller providers.Caller) (string, error) {
-	if s.accounts != nil {
-		annotations, err := s.accounts.Annotations(ctx, caller.Namespace, caller.ServiceAccount)
-		if err != nil {
-			return "", err
-		}
-		if role := annotations[roleAnnotation]; role != "" {
-			return role, nil
-		}
-	}
-	if s.role == "" {
-		return "", providers.Errorf(providers.Denied, "no role for service account %s/%s: %s", caller.Namespace, caller.ServiceAccount, s.remedy())
+func (s *sessions[S]) roleOf(ctx context.Context, q providers.Query) (string, error) {
+	annotations, err := exchange.Annotations(ctx, s.accounts, q)
+	switch {
+	case err != nil:
+		return "", err
+	case annotations[roleAnnotation] != "":
+		return annotations[roleAnnotation], nil
+	case s.role == "":
+		return "", exchange.Unnamed("role", s.accounts, q, roleAnnotation, "assumeRoleArn")
 	}
 	return s.role, nil
-}
-
-func (s *sessions[S]) remedy() string {
-	if s.accounts == nil {
-		return "set assumeRoleArn in the store's metadata, or let the agent read service accounts for their annotation " + roleAnnotation
-	}
-	return "annotate it with " + roleAnnotation + ", or set assumeRoleArn in the store's metadata"
 }
 
 // fixed are credentials that are replaced as a whole, with their session.

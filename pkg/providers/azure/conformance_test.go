@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywell/keywell/internal/servertest"
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/azure/azuretest"
 	"github.com/keywell/keywell/pkg/providers/providertest"
@@ -15,7 +17,7 @@ func TestConformance(t *testing.T) {
 	providertest.Run(t, providertest.Harness{
 		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
 			server := newServer(t)
-			cfg := config(metadata(server, nil))
+			cfg := storetest.Config(metadata(server, nil))
 			cfg.Logger = log
 			return providertest.Store{
 				Provider: open(t, server, cfg),
@@ -25,7 +27,7 @@ func TestConformance(t *testing.T) {
 				Delete: server.Delete,
 				Faults: faults(server),
 				Hang: func() {
-					server.Fail(func(azuretest.Call) *azuretest.Fault { return &azuretest.Fault{Hang: true} })
+					server.Fail(func(servertest.Call) *servertest.Fault { return &servertest.Fault{Hang: true} })
 				},
 			}
 		},
@@ -39,24 +41,16 @@ func TestConformance(t *testing.T) {
 
 func faults(server *azuretest.Server) map[providers.Kind]func(string) {
 	all := map[providers.Kind]func(string){}
-	for kind, f := range map[providers.Kind]azuretest.Fault{
+	for kind, f := range map[providers.Kind]servertest.Fault{
 		providers.NotFound:    {Status: http.StatusNotFound, Code: "SecretNotFound"},
 		providers.Denied:      {Status: http.StatusForbidden, Code: "Forbidden"},
 		providers.Invalid:     {Status: http.StatusBadRequest, Code: "BadParameter"},
 		providers.Unavailable: {Status: http.StatusServiceUnavailable},
 		providers.Throttled:   {Status: http.StatusTooManyRequests, Code: "Throttled", Header: http.Header{"Retry-After": {"3"}}},
 	} {
-		all[kind] = func(name string) { failName(server, name, f) }
+		all[kind] = func(name string) { server.FailName(name, f) }
 	}
 	return all
 }
 
 // failName makes every read of one name fail.
-func failName(server *azuretest.Server, name string, f azuretest.Fault) {
-	server.Fail(func(c azuretest.Call) *azuretest.Fault {
-		if c.Name == name {
-			return &f
-		}
-		return nil
-	})
-}

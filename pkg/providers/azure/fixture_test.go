@@ -3,22 +3,17 @@ package azure_test
 import (
 	"context"
 	"encoding/pem"
-	"fmt"
-	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
-	"github.com/keywell/keywell/internal/issuertest"
 	"github.com/keywell/keywell/internal/loopback"
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/azure"
 	"github.com/keywell/keywell/pkg/providers/azure/azuretest"
-	"github.com/keywell/keywell/pkg/secret"
 )
 
 // TestMain makes the fake's certificate one that is trusted, before anyone asks which are.
@@ -63,14 +58,10 @@ func newServer(t testing.TB) *azuretest.Server {
 
 // metadata of a store that reads from server, and more.
 func metadata(server *azuretest.Server, more map[string]string) map[string]string {
-	all := map[string]string{
+	return storetest.With(map[string]string{
 		"vaultURL": server.URL, "azureAuthorityHost": server.URL, "azureTenantId": azuretest.Tenant,
 		"azureClientId": admin, "azureClientSecret": adminSecret,
-	}
-	for name, value := range more {
-		all[name] = value
-	}
-	return all
+	}, more)
 }
 
 // dialer reaches this machine alone; the address of managed identities is the fake's.
@@ -84,82 +75,32 @@ func dialer(t testing.TB, server *azuretest.Server) func(context.Context, string
 	}
 }
 
-// config is what a manifest with the metadata gives. The name identity is handled as package stores does.
-func config(metadata map[string]string) providers.Config {
-	cfg := providers.Config{
-		Name: "azure", Logger: slog.New(slog.DiscardHandler), Identity: providers.AsAgent, Properties: providers.Properties{},
-	}
-	for name, value := range metadata {
-		if name == "identity" {
-			cfg.Identity = providers.Identity(value)
-		} else {
-			cfg.Properties[strings.ToLower(name)] = secret.FromString(value)
-		}
-	}
-	return cfg
-}
+// private is what no error may repeat of a secret, a token or Azure.
+var private = []string{"s3cr3t", "does not have", "AADSTS700213: ", "error_description", "token-"}
 
 func open(t testing.TB, server *azuretest.Server, cfg providers.Config) providers.Provider {
 	t.Helper()
-	p, err := azure.DriverDialing(dialer(t, server)).Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.Close() })
-	return p
+	return storetest.Open(t, azure.DriverDialing(dialer(t, server)), cfg)
 }
 
 func vault(t testing.TB, server *azuretest.Server, more map[string]string) providers.Provider {
 	t.Helper()
-	return open(t, server, config(metadata(server, more)))
+	return open(t, server, storetest.Config(metadata(server, more)))
 }
 
-func fetch(t testing.TB, p providers.Provider, q providers.Query) (map[string]string, providers.Payload, error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	payload, err := p.Fetch(ctx, q)
-	plain := map[string]string{}
-	for name, v := range payload.Fields {
-		plain[name] = string(v.Reveal())
-	}
-	return plain, payload, err
-}
-
-// want fails unless q yields one field, named as the secret, with the value.
 func want(t testing.TB, p providers.Provider, q providers.Query, value string) providers.Payload {
 	t.Helper()
-	got, payload, err := fetch(t, p, q)
-	if err != nil || len(got) != 1 || got[q.Name] != value {
-		t.Errorf("%s: got %v, %v; want %s", q.Name, got, err, value)
-	}
-	return payload
+	return storetest.Want(t, p, q, value)
 }
 
-// wantKind fails unless q fails with the kind, without a word of the secret, of a token or of Azure.
 func wantKind(t testing.TB, p providers.Provider, q providers.Query, kind providers.Kind, text string) {
 	t.Helper()
-	_, _, err := fetch(t, p, q)
-	if err == nil || providers.KindOf(err) != kind || !strings.Contains(err.Error(), text) {
-		t.Errorf("%s: error %v of kind %v, want %v with %q", q.Name, err, providers.KindOf(err), kind, text)
-	}
-	for _, private := range []string{"c4n4ry", "eyJ", "s3cr3t", "does not have", "AADSTS700213: ", "error_description", "token-"} {
-		if err != nil && strings.Contains(fmt.Sprintf("%v %+v", err, err), private) {
-			t.Errorf("the error repeats %q: %v", private, err)
-		}
-	}
+	storetest.WantKind(t, p, q, kind, text, private...)
 }
 
-// accounts is the annotations of service accounts: "namespace/name" → client id.
-type accounts map[string]string
-
-func (a accounts) Annotations(_ context.Context, namespace, name string) (map[string]string, error) {
-	return map[string]string{"azure.workload.identity/client-id": a[namespace+"/"+name]}, nil
-}
+const audience = "api://AzureADTokenExchange"
 
 // as returns a query by a pod of a service account in namespace shop.
 func as(server *azuretest.Server, account, name string) providers.Query {
-	return server.Issuer.Query(name, "shop", account, "api://AzureADTokenExchange")
+	return server.Issuer.Query(name, "shop", account, audience)
 }
-
-func subject(account string) string { return issuertest.Subject("shop", account) }

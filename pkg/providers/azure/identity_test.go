@@ -7,20 +7,18 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/keywell/keywell/internal/servertest"
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/azure/azuretest"
-	"github.com/keywell/keywell/pkg/resolve"
-	"github.com/keywell/keywell/pkg/scope"
 )
 
 const (
@@ -34,24 +32,18 @@ func TestMethods(t *testing.T) {
 	server.Put("db", azuretest.Secret{Value: "c4n4ry"})
 	none := map[string]string{"azureClientId": "", "azureClientSecret": "", "azureTenantId": ""}
 	with := func(more map[string]string) map[string]string {
-		all := map[string]string{}
-		for _, m := range []map[string]string{none, more} {
-			for name, value := range m {
-				all[name] = value
-			}
-		}
-		return all
+		return storetest.With(none, more)
 	}
 	certificate, file := certificateFile(t)
 	// The SDK caches tokens of managed identities for the whole process, so each run has an identity of its own.
 	clientNode := fmt.Sprintf("00000000-0000-0000-0000-%012x", time.Now().UnixNano()&0xffffffffffff)
 	server.AppWithCertificate(clientBob, certificate)
-	server.AppTrusting(clientAlice, subject("agent"))
+	server.AppTrusting(clientAlice, storetest.Subject("agent"))
 	for _, client := range []string{clientAlice, clientBob, clientNode} {
 		server.Allow(client, "secrets/get", "db")
 	}
 	token := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(token, []byte(server.Issuer.Token(subject("agent"), "api://AzureADTokenExchange", time.Now().Add(time.Hour))), 0o600); err != nil {
+	if err := os.WriteFile(token, []byte(server.Issuer.Token(storetest.Subject("agent"), audience, time.Now().Add(time.Hour))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	inline, err := os.ReadFile(file)
@@ -111,119 +103,57 @@ func TestTokenForTheVaultOnly(t *testing.T) {
 }
 
 // newPods returns a fake in which alice and bob have an identity each, which may read one secret.
-func newPods(t *testing.T) (*azuretest.Server, accounts) {
+func newPods(t *testing.T) (*azuretest.Server, storetest.Accounts) {
 	t.Helper()
 	server := newServer(t)
-	clients := accounts{"shop/alice": clientAlice, "shop/bob": clientBob}
-	for _, account := range []string{"alice", "bob"} {
-		client := clients["shop/"+account]
-		server.AppTrusting(client, subject(account))
+	accounts := storetest.Accounts{}
+	for account, client := range map[string]string{"alice": clientAlice, "bob": clientBob} {
+		accounts["shop/"+account] = map[string]string{"azure.workload.identity/client-id": client}
+		server.AppTrusting(client, storetest.Subject(account))
 		server.Allow(client, "secrets/get", "of-"+account)
 		server.Put("of-"+account, azuretest.Secret{Value: "c4n4ry-" + account})
 	}
-	return server, clients
+	return server, accounts
 }
 
-func openAsPod(t *testing.T, server *azuretest.Server, clients providers.ServiceAccounts, more map[string]string) providers.Provider {
+func openAsPod(t *testing.T, server *azuretest.Server, accounts providers.ServiceAccounts, more map[string]string) providers.Provider {
 	t.Helper()
-	m := map[string]string{"vaultURL": server.URL, "azureAuthorityHost": server.URL, "azureTenantId": azuretest.Tenant, "identity": "pod"}
-	for name, value := range more {
-		m[name] = value
-	}
-	cfg := config(m)
-	cfg.ServiceAccounts = clients
+	cfg := storetest.Config(storetest.With(map[string]string{
+		"vaultURL": server.URL, "azureAuthorityHost": server.URL, "azureTenantId": azuretest.Tenant, "identity": "pod",
+	}, more))
+	cfg.ServiceAccounts = accounts
 	return open(t, server, cfg)
 }
 
-// TestEachPodIsItself: two pods, two identities, and never each other's secret.
-func TestEachPodIsItself(t *testing.T) {
-	server, clients := newPods(t)
-	p := openAsPod(t, server, clients, nil)
-	for range 2 {
-		want(t, p, as(server, "alice", "of-alice"), "c4n4ry-alice")
-		want(t, p, as(server, "bob", "of-bob"), "c4n4ry-bob")
-		wantKind(t, p, as(server, "alice", "of-bob"), providers.Denied, "Forbidden")
-		wantKind(t, p, as(server, "bob", "of-alice"), providers.Denied, "Forbidden")
-	}
-	if n := len(server.Calls("token")); n != 2 {
-		t.Errorf("%d exchanges for two service accounts", n)
-	}
-	if _, _, err := fetch(t, p, providers.Query{Name: "of-alice"}); !errors.Is(err, providers.ErrNoTokens) {
-		t.Errorf("on behalf of nobody: %v", err)
-	}
-}
-
-func TestOneExchangeForAServiceAccount(t *testing.T) {
-	server, clients := newPods(t)
-	p := openAsPod(t, server, clients, nil)
-	var all sync.WaitGroup
-	for i := range 20 {
-		all.Go(func() {
-			q := as(server, "alice", "of-alice")
-			q.Caller.Pod, q.Caller.PodUID = fmt.Sprint("alice-", i), fmt.Sprint("uid-", i)
-			want(t, p, q, "c4n4ry-alice")
-		})
-	}
-	all.Wait()
-	if n := len(server.Calls("token")); n != 1 {
-		t.Errorf("%d exchanges for 20 pods of one service account", n)
-	}
-	server.Revoke()
-	wantKind(t, p, as(server, "alice", "of-alice"), providers.Denied, "does not accept the token")
-	want(t, p, as(server, "alice", "of-alice"), "c4n4ry-alice")
+func TestPods(t *testing.T) {
+	storetest.RunPods(t, func(t *testing.T) storetest.Pods {
+		server, accounts := newPods(t)
+		return storetest.Pods{
+			Provider: openAsPod(t, server, accounts, nil), Issuer: server.Issuer, Audience: audience,
+			Denied:    "Forbidden",
+			Exchanges: func() int { return len(server.Calls("token")) },
+			Reads:     func() int { return len(server.Calls("secrets/get")) },
+			Revoke:    server.Revoke, Revoked: providers.Denied, Says: "does not accept the token",
+		}
+	})
 }
 
 func TestIdentities(t *testing.T) {
-	server, clients := newPods(t)
+	server, accounts := newPods(t)
 	manifest := map[string]string{"azureClientId": clientAlice}
 	want(t, openAsPod(t, server, nil, manifest), as(server, "alice", "of-alice"), "c4n4ry-alice")
-	want(t, openAsPod(t, server, clients, manifest), as(server, "bob", "of-bob"), "c4n4ry-bob")
+	want(t, openAsPod(t, server, accounts, manifest), as(server, "bob", "of-bob"), "c4n4ry-bob")
 	wantKind(t, openAsPod(t, server, nil, manifest), as(server, "bob", "of-bob"), providers.Denied, "AADSTS700213")
-	wantKind(t, openAsPod(t, server, accounts{}, nil), as(server, "bob", "of-bob"), providers.Denied, "annotate it")
+	wantKind(t, openAsPod(t, server, storetest.Accounts{}, nil), as(server, "bob", "of-bob"), providers.Denied, "annotate it")
 	wantKind(t, openAsPod(t, server, nil, nil), as(server, "bob", "of-bob"), providers.Denied, "azureClientId")
-	wantKind(t, openAsPod(t, server, clients, map[string]string{"azureTenantId": ""}), as(server, "bob", "of-bob"), providers.Denied, "azureTenantId")
-	wantKind(t, openAsPod(t, server, clients, nil), server.Issuer.Query("of-bob", "shop", "bob", "vault"), providers.Invalid, "no token for audience")
-	server.Fail(func(c azuretest.Call) *azuretest.Fault {
+	wantKind(t, openAsPod(t, server, accounts, map[string]string{"azureTenantId": ""}), as(server, "bob", "of-bob"), providers.Denied, "azureTenantId")
+	server.Fail(func(c servertest.Call) *servertest.Fault {
 		if c.Action != "token" {
 			return nil
 		}
-		return &azuretest.Fault{Status: 429}
+		return &servertest.Fault{Status: 429}
 	})
-	wantKind(t, openAsPod(t, server, clients, nil), as(server, "bob", "of-bob"), providers.Throttled, "Entra ID")
-}
-
-// TestPodsThroughTheCache reads through the resolver, whose cache must not lend one pod's answers to the other.
-func TestPodsThroughTheCache(t *testing.T) {
-	server, clients := newPods(t)
-	r := resolve.New(resolve.Options{})
-	t.Cleanup(r.Close)
-	r.Install(resolve.Store{Name: "azure", Provider: openAsPod(t, server, clients, nil), Settings: resolve.Settings{PerIdentity: true}})
-	policy, err := scope.NewPolicy(scope.Rules{Stores: []scope.Store{{Name: "azure"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	read := func(account, name string) (resolve.Result, error) {
-		q := as(server, account, name)
-		id := scope.Identity{Namespace: "shop", ServiceAccount: account, Pod: q.Caller.Pod, PodUID: q.Caller.PodUID}
-		grant, err := policy.Authorize(id, scope.Ref{Store: "azure", Name: name})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r.Resolve(t.Context(), resolve.Request{Grant: grant, Tokens: q.Tokens, Origin: "api"})
-	}
-	for range 3 {
-		for _, account := range []string{"alice", "bob"} {
-			if res, err := read(account, "of-"+account); err != nil || string(res.Fields["of-"+account].Reveal()) != "c4n4ry-"+account {
-				t.Errorf("%s: %v", account, err)
-			}
-		}
-		if _, err := read("bob", "of-alice"); providers.KindOf(err) != providers.Denied {
-			t.Errorf("bob read alice's secret, or: %v", err)
-		}
-	}
-	if n := len(server.Calls("secrets/get")); n != 3 {
-		t.Errorf("%d reads, want one of each secret and one refused", n)
-	}
+	wantKind(t, openAsPod(t, server, accounts, nil), as(server, "bob", "of-bob"), providers.Throttled, "Entra ID")
 }
 
 // issue makes a certificate for a key; without a parent it is its own.

@@ -5,24 +5,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/secret"
 )
+
+func selectors() providers.Selectors { return providers.Selectors{Version: true} }
 
 // Driver returns the driver.
 func Driver() providers.Driver { return driver(nil) }
 
-func driver(dial dialer) providers.Driver {
+func driver(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       Type,
 		Properties: properties(),
 		Identities: []providers.Identity{providers.AsAgent, providers.AsPod},
-		Selectors:  providers.Selectors{Version: true},
+		Selectors:  selectors(),
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 			s, err := newSettings(cfg.Properties)
 			if err != nil {
@@ -32,15 +34,15 @@ func driver(dial dialer) providers.Driver {
 			if err != nil {
 				return nil, err
 			}
-			return &vault{sessions: all}, nil
+			return &vault{providers.NewGate(selectors(), all.http.CloseIdleConnections), all}, nil
 		},
 	}
 }
 
 // vault is the Provider.
 type vault struct {
+	*providers.Gate
 	sessions *sessions
-	closed   atomic.Bool
 }
 
 // The kinds of objects, by the prefix of a name. A name without one is a secret's.
@@ -51,7 +53,7 @@ const (
 
 // Fetch reads one version of an object: the newest one, unless q asks for another.
 func (v *vault) Fetch(ctx context.Context, q providers.Query) (providers.Payload, error) {
-	if err := v.check(ctx, q); err != nil {
+	if err := v.Enter(ctx, q); err != nil {
 		return providers.Payload{}, err
 	}
 	name, read := q.Name, v.secret
@@ -63,7 +65,7 @@ func (v *vault) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 	if !isName(name) || q.Version != "" && !isName(q.Version) {
 		return providers.Payload{}, providers.Errorf(providers.Invalid, "%.100q, version %.100q: neither a name nor a version in a vault is like that", q.Name, q.Version)
 	}
-	session, err := v.sessions.of(ctx, q)
+	session, err := v.sessions.Get(ctx, q)
 	if err != nil {
 		return providers.Payload{}, err
 	}
@@ -101,7 +103,7 @@ func payload(s azsecrets.Secret) providers.Payload {
 
 // List returns the names of the secrets that are enabled. As in Dapr, request metadata maxresults limits their number.
 func (v *vault) List(ctx context.Context, q providers.Query) ([]string, error) {
-	if err := v.check(ctx, q); err != nil {
+	if err := v.Enter(ctx, q); err != nil {
 		return nil, err
 	}
 	most := 0
@@ -112,7 +114,7 @@ func (v *vault) List(ctx context.Context, q providers.Query) ([]string, error) {
 		}
 		most = n
 	}
-	session, err := v.sessions.of(ctx, q)
+	session, err := v.sessions.Get(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -142,25 +144,6 @@ func list(ctx context.Context, s *session, most int) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// Close makes further calls fail.
-func (v *vault) Close() error {
-	v.closed.Store(true)
-	v.sessions.transport.CloseIdleConnections()
-	return nil
-}
-
-func (v *vault) check(ctx context.Context, q providers.Query) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case v.closed.Load():
-		return providers.Errorf(providers.Unavailable, "provider is closed")
-	case q.Namespace != "" || q.Stage != "":
-		return providers.Errorf(providers.Invalid, "a vault has no namespaces and no stages")
-	}
-	return nil
 }
 
 func text(s *string) string {

@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keywell/keywell/internal/servertest"
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/azure"
 	"github.com/keywell/keywell/pkg/providers/azure/azuretest"
@@ -43,7 +45,7 @@ func TestManifestIsRefused(t *testing.T) {
 		"certificate's file": {map[string]string{"vaultName": "kv1", "azureAuthMethods": "cert", "azureTenantId": "t", "azureClientId": "c", "azureCertificateFile": "/nonexistent"}, "clientcertificate can't be used"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := azure.Driver().Open(t.Context(), config(tt.metadata))
+			_, err := azure.Driver().Open(t.Context(), storetest.Config(tt.metadata))
 			if providers.KindOf(err) != providers.Invalid || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "c4n4ry") {
 				t.Errorf("error %v, want Invalid with %q", err, tt.text)
 			}
@@ -76,7 +78,7 @@ func TestAddress(t *testing.T) {
 				dialed = append(dialed, address)
 				return nil, errors.New("not from a test")
 			})
-			p, err := driver.Open(t.Context(), config(m))
+			p, err := driver.Open(t.Context(), storetest.Config(m))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,24 +140,24 @@ func TestList(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for name, tt := range map[string]struct {
-		fault azuretest.Fault
+		fault servertest.Fault
 		kind  providers.Kind
 		text  string
 		after time.Duration
 	}{
-		"half a body":    {azuretest.Fault{}, providers.Unavailable, "no usable answer", 0},
-		"429":            {azuretest.Fault{Status: 429, Header: http.Header{"Retry-After": {"7"}}}, providers.Throttled, "fewer requests", 7 * time.Second},
-		"429 in ms":      {azuretest.Fault{Status: 429, Header: http.Header{"X-Ms-Retry-After-Ms": {"1500"}}}, providers.Throttled, "", 1500 * time.Millisecond},
-		"503":            {azuretest.Fault{Status: 503, Header: http.Header{"Retry-After": {"2"}}}, providers.Unavailable, "503", 2 * time.Second},
-		"code of a kind": {azuretest.Fault{Status: 400, Code: "Bad c4n4ry"}, providers.Invalid, "(400)", 0},
+		"half a body":    {servertest.Fault{}, providers.Unavailable, "no usable answer", 0},
+		"429":            {servertest.Fault{Status: 429, Header: http.Header{"Retry-After": {"7"}}}, providers.Throttled, "fewer requests", 7 * time.Second},
+		"429 in ms":      {servertest.Fault{Status: 429, Header: http.Header{"X-Ms-Retry-After-Ms": {"1500"}}}, providers.Throttled, "", 1500 * time.Millisecond},
+		"503":            {servertest.Fault{Status: 503, Header: http.Header{"Retry-After": {"2"}}}, providers.Unavailable, "503", 2 * time.Second},
+		"code of a kind": {servertest.Fault{Status: 400, Code: "Bad c4n4ry"}, providers.Invalid, "(400)", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := newServer(t)
 			p := vault(t, server, nil)
 			server.Put("db", azuretest.Secret{Value: "c4n4ry"})
-			failName(server, "db", tt.fault)
+			server.FailName("db", tt.fault)
 			wantKind(t, p, providers.Query{Name: "db"}, tt.kind, tt.text)
-			_, _, err := fetch(t, p, providers.Query{Name: "db"})
+			_, _, err := storetest.Fetch(t, p, providers.Query{Name: "db"})
 			if providers.RetryAfter(err) != tt.after {
 				t.Errorf("RetryAfter %v, want %v", providers.RetryAfter(err), tt.after)
 			}
@@ -181,7 +183,7 @@ func TestCertificate(t *testing.T) {
 	}
 	keyPEM := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
 	version := server.Put("web", azuretest.Secret{Value: stored.String() + keyPEM, ContentType: "application/x-pem-file"})
-	got, payload, err := fetch(t, p, providers.Query{Name: "certificates/web"})
+	got, payload, err := storetest.Fetch(t, p, providers.Query{Name: "certificates/web"})
 	var ordered strings.Builder
 	for _, c := range []*x509.Certificate{leaf, intermediate, root} {
 		_ = pem.Encode(&ordered, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
@@ -203,7 +205,7 @@ func TestPFX(t *testing.T) {
 	server := newServer(t)
 	p := vault(t, server, nil)
 	server.Put("pfx", azuretest.Secret{Value: pfx, ContentType: "application/x-pkcs12"})
-	got, _, err := fetch(t, p, providers.Query{Name: "certificates/pfx"})
+	got, _, err := storetest.Fetch(t, p, providers.Query{Name: "certificates/pfx"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,12 +176,4 @@ func methodsOf(list string) ([]string, error) {
 func isVaultName(s string) bool { return len(s) >= 3 && len(s) <= 24 && isName(s) }
 
 // isName tells whether s can be the name of an object in a vault, or its version.
-func isName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '-' {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 127
-}
+func isName(s string) bool { return providers.ConsistsOf(s, 127, "-") }

@@ -2,7 +2,6 @@ package azure
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/providers/exchange"
 )
 
@@ -23,17 +23,13 @@ const (
 	tenantAnnotation = "azure.workload.identity/tenant-id"
 )
 
-// dialer makes connections; nil stands for the usual way.
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
-
 // sessions gives what reads are made with: one session for the agent, or one for each service account.
 type sessions struct {
 	settings
-	transport *http.Transport
-	options   azcore.ClientOptions
-	accounts  providers.ServiceAccounts
-	agent     *session
-	pods      *exchange.Cache[*session] // nil: reads are made as the agent
+	*exchange.Cache[*session]
+	http     *http.Client
+	options  azcore.ClientOptions
+	accounts providers.ServiceAccounts
 }
 
 // session is the clients of one identity.
@@ -42,30 +38,25 @@ type session struct {
 	keys    *azkeys.Client
 }
 
-func newSessions(s settings, cfg providers.Config, dial dialer) (*sessions, error) {
-	all := &sessions{settings: s, accounts: cfg.ServiceAccounts, transport: http.DefaultTransport.(*http.Transport).Clone()}
-	if dial != nil {
-		all.transport.DialContext = dial
-	}
+func newSessions(s settings, cfg providers.Config, dial connect.Dialer) (*sessions, error) {
+	all := &sessions{settings: s, accounts: cfg.ServiceAccounts, http: connect.Client(dial)}
 	all.options = azcore.ClientOptions{
 		Cloud:     s.cloud,
 		Retry:     policy.RetryOptions{MaxRetries: -1}, // package resolve retries
-		Transport: &http.Client{Transport: all.transport, CheckRedirect: noRedirect},
+		Transport: all.http,
 	}
 	if cfg.Identity == providers.AsPod {
-		all.pods = exchange.New(all.login)
+		all.Cache = exchange.New(all.login)
 		return all, nil
 	}
 	credentials, err := newChain(s, all.options)
 	if err != nil {
 		return nil, err
 	}
-	all.agent, err = all.session(credentials)
+	agent, err := all.session(credentials)
+	all.Cache = exchange.Fixed(agent)
 	return all, err
 }
-
-// noRedirect keeps tokens where they belong.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 func (s *sessions) session(credential azcore.TokenCredential) (*session, error) {
 	credential = scoped{credential, s.scope}
@@ -84,24 +75,16 @@ func (s *sessions) session(credential azcore.TokenCredential) (*session, error) 
 	return &session{secrets, keys}, nil
 }
 
-// of returns the session for q.
-func (s *sessions) of(ctx context.Context, q providers.Query) (*session, error) {
-	if s.pods == nil {
-		return s.agent, nil
-	}
-	return s.pods.Get(ctx, q)
-}
-
 // noteError gives up a token that the vault does not accept, so that the next read gets another.
 func (s *sessions) noteError(q providers.Query, err error) {
-	if s.pods != nil && statusOf(err) == http.StatusUnauthorized {
-		s.pods.Drop(q)
+	if statusOf(err) == http.StatusUnauthorized {
+		s.Drop(q)
 	}
 }
 
 // login exchanges the token of q's pod for one of its identity.
 func (s *sessions) login(ctx context.Context, q providers.Query) (*session, time.Time, error) {
-	tenant, client, err := s.identityOf(ctx, q.Caller)
+	tenant, client, err := s.identityOf(ctx, q)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -125,27 +108,23 @@ func (s *sessions) login(ctx context.Context, q providers.Query) (*session, time
 }
 
 // identityOf returns the identity that the caller's service account names or, if it names none, the manifest.
-func (s *sessions) identityOf(ctx context.Context, caller providers.Caller) (tenant, client string, _ error) {
+func (s *sessions) identityOf(ctx context.Context, q providers.Query) (tenant, client string, _ error) {
+	annotations, err := exchange.Annotations(ctx, s.accounts, q)
+	if err != nil {
+		return "", "", err
+	}
 	tenant, client = s.tenant, s.client
-	if s.accounts != nil {
-		annotations, err := s.accounts.Annotations(ctx, caller.Namespace, caller.ServiceAccount)
-		if err != nil {
-			return "", "", err
-		}
-		if id := annotations[clientAnnotation]; id != "" {
-			client = id
-			if t := annotations[tenantAnnotation]; t != "" {
-				tenant = t
-			}
+	if id := annotations[clientAnnotation]; id != "" {
+		client = id
+		if t := annotations[tenantAnnotation]; t != "" {
+			tenant = t
 		}
 	}
 	switch {
-	case client == "" && s.accounts == nil:
-		return "", "", providers.Errorf(providers.Denied, "no identity for service account %s/%s: set azureClientId in the store's metadata, or let the agent read service accounts for their annotation %s", caller.Namespace, caller.ServiceAccount, clientAnnotation)
 	case client == "":
-		return "", "", providers.Errorf(providers.Denied, "no identity for service account %s/%s: annotate it with %s, or set azureClientId in the store's metadata", caller.Namespace, caller.ServiceAccount, clientAnnotation)
+		return "", "", exchange.Unnamed("identity", s.accounts, q, clientAnnotation, "azureClientId")
 	case tenant == "":
-		return "", "", providers.Errorf(providers.Denied, "no tenant for service account %s/%s: set azureTenantId in the store's metadata, or annotate it with %s", caller.Namespace, caller.ServiceAccount, tenantAnnotation)
+		return "", "", exchange.Unnamed("tenant", s.accounts, q, tenantAnnotation, "azureTenantId")
 	}
 	return tenant, client, nil
 }

@@ -6,6 +6,9 @@
 // again by the next read after a short pause. Nothing runs in the background, so that the credentials of pods that are
 // gone are not renewed; they are forgotten when they have expired.
 //
+// A store that is read as the agent has the same Cache, with one set for all: what the agent logs in for (NewShared), or
+// what needs no exchange or renews itself (Fixed). So a driver asks in one way, whoever reads.
+//
 // It holds no token. The drivers of the cloud stores use it.
 package exchange
 
@@ -26,12 +29,14 @@ const (
 	timeout     = 30 * time.Second // of one exchange, whoever waits for it
 )
 
-// Func makes credentials for the service account of q with q's token, and says when they expire.
+// Func makes credentials, and says when they expire: for the service account of q with q's token, or for the agent.
 type Func[T any] func(ctx context.Context, q providers.Query) (T, time.Time, error)
 
-// Cache keeps credentials by service account. Make one with New. It is safe for concurrent use.
+// Cache keeps credentials by service account. Make one with New, NewShared or Fixed. It is safe for concurrent use.
 type Cache[T any] struct {
 	exchange Func[T]
+	fixed    *T   // non-nil: there is nothing to exchange
+	shared   bool // one set for all
 
 	mu       sync.Mutex
 	accounts map[account]*entry[T]
@@ -52,19 +57,41 @@ type flight[T any] struct {
 	err         error
 }
 
-// New returns an empty Cache.
+// New returns an empty Cache of a store that is read as the pod.
 func New[T any](exchange Func[T]) *Cache[T] {
 	return &Cache[T]{exchange: exchange, accounts: map[account]*entry[T]{}}
 }
 
-// Get returns credentials of the service account that q's caller runs as. The errors are those of the exchange, and
-// Invalid for a query that is on behalf of no pod.
-func (c *Cache[T]) Get(ctx context.Context, q providers.Query) (T, error) {
-	var none T
-	if q.Tokens == nil || q.Caller.Namespace == "" || q.Caller.ServiceAccount == "" {
-		return none, providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
+// NewShared returns an empty Cache of a store that is read as the agent: whoever asks, credentials are the same.
+func NewShared[T any](login Func[T]) *Cache[T] {
+	return &Cache[T]{exchange: login, shared: true, accounts: map[account]*entry[T]{}}
+}
+
+// Fixed returns a Cache of a store that is read as the agent with credentials that stay.
+func Fixed[T any](credentials T) *Cache[T] { return &Cache[T]{fixed: &credentials} }
+
+// key returns whose credentials q is to be read with.
+func (c *Cache[T]) key(q providers.Query) (account, error) {
+	if c.shared {
+		return account{}, nil
 	}
-	key := account{q.Caller.Namespace, q.Caller.ServiceAccount}
+	if q.Tokens == nil || q.Caller.Namespace == "" || q.Caller.ServiceAccount == "" {
+		return account{}, providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
+	}
+	return account{q.Caller.Namespace, q.Caller.ServiceAccount}, nil
+}
+
+// Get returns credentials of the service account that q's caller runs as, or the agent's. The errors are those of the
+// exchange, and Invalid for a query that is on behalf of no pod though the store is read as the pod.
+func (c *Cache[T]) Get(ctx context.Context, q providers.Query) (T, error) {
+	if c.fixed != nil {
+		return *c.fixed, nil
+	}
+	var none T
+	key, err := c.key(q)
+	if err != nil {
+		return none, err
+	}
 	now := time.Now()
 
 	c.mu.Lock()
@@ -91,7 +118,7 @@ func (c *Cache[T]) Get(ctx context.Context, q providers.Query) (T, error) {
 	select {
 	case <-f.done:
 	case <-ctx.Done():
-		return none, providers.Errorf(providers.Unavailable, "wait for the exchange of the pod's token: %w", ctx.Err())
+		return none, providers.Errorf(providers.Unavailable, "wait for credentials: %w", ctx.Err())
 	}
 	if f.err != nil && valid {
 		return old, nil
@@ -99,11 +126,15 @@ func (c *Cache[T]) Get(ctx context.Context, q providers.Query) (T, error) {
 	return f.credentials, f.err
 }
 
-// Drop forgets the credentials of q's service account, because the store does not accept them any more.
+// Drop forgets the credentials that q was read with, because the store does not accept them any more. Fixed ones stay.
 func (c *Cache[T]) Drop(q providers.Query) {
+	key, err := c.key(q)
+	if err != nil {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.accounts, account{q.Caller.Namespace, q.Caller.ServiceAccount})
+	delete(c.accounts, key)
 }
 
 // fly makes one exchange.
@@ -134,12 +165,12 @@ func (c *Cache[T]) fly(ctx context.Context, key account, e *entry[T], f *flight[
 func (c *Cache[T]) try(ctx context.Context, q providers.Query) (credentials T, expires time.Time, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("exchange of the pod's token: %w", errPanicked)
+			err = fmt.Errorf("exchange for credentials: %w", errPanicked)
 		}
 	}()
 	credentials, expires, err = c.exchange(ctx, q)
 	if err == nil && !time.Now().Before(expires) {
-		err = providers.Errorf(providers.Unavailable, "the pod's token was exchanged for credentials that have expired: compare the clocks")
+		err = providers.Errorf(providers.Unavailable, "the credentials that were given have expired: compare the clocks")
 	}
 	return credentials, expires, err
 }
@@ -152,22 +183,5 @@ func (c *Cache[T]) forgetExpired(now time.Time) {
 		if e.flight == nil && !now.Before(e.expires) {
 			delete(c.accounts, key)
 		}
-	}
-}
-
-// Token returns the pod's token for audience. A token that has expired is the pod's fault, not the store's: the error is
-// Denied, so that one pod's says nothing about the store that others read from.
-func Token(ctx context.Context, q providers.Query, audience string) (string, error) {
-	if q.Tokens == nil {
-		return "", providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
-	}
-	token, _, err := q.Tokens.Token(ctx, audience)
-	switch {
-	case err == nil:
-		return string(token.Reveal()), nil
-	case providers.KindOf(err) == providers.Unavailable && ctx.Err() == nil:
-		return "", providers.Errorf(providers.Denied, "%w", err)
-	default:
-		return "", err
 	}
 }

@@ -158,3 +158,24 @@ func TestToken(t *testing.T) {
 		t.Errorf("no source: %v, want Invalid", err)
 	}
 }
+
+// TestAgent: without a pod too, and for all pods the same; what is fixed stays, what is shared is replaced when it is dropped.
+func TestAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &counter{life: time.Hour}
+		shared := exchange.NewShared(func(ctx context.Context, _ providers.Query) (string, time.Time, error) {
+			return n.exchange(ctx, by("agent", ""))
+		})
+		fixed := exchange.Fixed("key")
+		for _, q := range []providers.Query{{}, by("alice", "a"), by("bob", "b")} {
+			want(t, shared, q, "agent-1")
+			want(t, fixed, q, "key")
+		}
+		shared.Drop(by("bob", "b"))
+		want(t, shared, providers.Query{}, "agent-2")
+		time.Sleep(50 * time.Minute)
+		want(t, shared, providers.Query{}, "agent-3")
+		fixed.Drop(providers.Query{})
+		want(t, fixed, providers.Query{}, "key")
+	})
+}

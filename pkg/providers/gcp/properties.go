@@ -154,12 +154,4 @@ func orElse(s, fallback string) string {
 }
 
 // isID tells whether s is made of ASCII letters, digits and characters of others, at most 255.
-func isID(s, others string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && strings.IndexByte(others, c) < 0 {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 255
-}
+func isID(s, others string) bool { return providers.ConsistsOf(s, 255, others) }

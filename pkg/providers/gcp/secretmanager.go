@@ -5,7 +5,6 @@ import (
 	"hash/crc32"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"cloud.google.com/go/secretmanager/apiv1/secretmanagerpb"
 	"google.golang.org/grpc/codes"
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -21,15 +21,17 @@ const (
 	pageSize = 500 // secrets per page of a listing
 )
 
+func selectors() providers.Selectors { return providers.Selectors{Version: true} }
+
 // Driver returns the driver.
 func Driver() providers.Driver { return driver(nil) }
 
-func driver(dial dialer) providers.Driver {
+func driver(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       Type,
 		Properties: properties(),
 		Identities: []providers.Identity{providers.AsAgent, providers.AsPod},
-		Selectors:  providers.Selectors{Version: true},
+		Selectors:  selectors(),
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 			s, err := newSettings(cfg.Properties, cfg.Identity)
 			if err != nil {
@@ -39,15 +41,15 @@ func driver(dial dialer) providers.Driver {
 			if err != nil {
 				return nil, err
 			}
-			return &project{sessions: all}, nil
+			return &project{providers.NewGate(selectors(), all.close), all}, nil
 		},
 	}
 }
 
 // project is the Provider: the secrets of one project, or of one location of it.
 type project struct {
+	*providers.Gate
 	sessions *sessions
-	closed   atomic.Bool
 }
 
 // parent returns the resource that secrets belong to.
@@ -61,14 +63,14 @@ func (p *project) parent() string {
 
 // Fetch reads one version of a secret: the latest, unless q asks for another by its number or alias.
 func (p *project) Fetch(ctx context.Context, q providers.Query) (providers.Payload, error) {
-	if err := p.check(ctx, q); err != nil {
+	if err := p.Enter(ctx, q); err != nil {
 		return providers.Payload{}, err
 	}
 	name, err := p.resource(q)
 	if err != nil {
 		return providers.Payload{}, err
 	}
-	session, err := p.sessions.of(ctx, q)
+	session, err := p.sessions.Get(ctx, q)
 	if err != nil {
 		return providers.Payload{}, err
 	}
@@ -128,18 +130,18 @@ func (p *project) unchanged(ctx context.Context, s *session, name, known string)
 
 // noteError gives up a token that Google does not accept, so that the next read gets another.
 func (p *project) noteError(q providers.Query, err error) {
-	if p.sessions.pods != nil && status.Code(err) == codes.Unauthenticated {
-		p.sessions.pods.Drop(q)
+	if status.Code(err) == codes.Unauthenticated {
+		p.sessions.Drop(q)
 	}
 }
 
 // List returns the names of all secrets: short ones, by which policies know them, or Dapr's full ones if the manifest
 // wants these.
 func (p *project) List(ctx context.Context, q providers.Query) ([]string, error) {
-	if err := p.check(ctx, q); err != nil {
+	if err := p.Enter(ctx, q); err != nil {
 		return nil, err
 	}
-	session, err := p.sessions.of(ctx, q)
+	session, err := p.sessions.Get(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -168,26 +170,6 @@ func (p *project) List(ctx context.Context, q providers.Query) ([]string, error)
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
-}
-
-// Close makes further calls fail.
-func (p *project) Close() error {
-	if !p.closed.Swap(true) {
-		p.sessions.close()
-	}
-	return nil
-}
-
-func (p *project) check(ctx context.Context, q providers.Query) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case p.closed.Load():
-		return providers.Errorf(providers.Unavailable, "provider is closed")
-	case q.Namespace != "" || q.Stage != "":
-		return providers.Errorf(providers.Invalid, "Secret Manager has no namespaces and no stages (a version's alias is a version_id)")
-	}
-	return nil
 }
 
 // routed adds the header by which Google's front ends find the right back end. Source: https://google.aip.dev/4222.

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/keywell/keywell/internal/loopback"
+	"github.com/keywell/keywell/internal/servertest"
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/gcp"
 	"github.com/keywell/keywell/pkg/providers/gcp/gcptest"
@@ -28,7 +30,7 @@ func TestConformance(t *testing.T) {
 	providertest.Run(t, providertest.Harness{
 		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
 			server, key := newServer(t)
-			cfg := config(metadata(server, key, nil))
+			cfg := storetest.Config(metadata(server, key, nil))
 			cfg.Logger = log
 			return providertest.Store{
 				Provider: open(t, cfg),
@@ -61,7 +63,7 @@ func faults(server *gcptest.Server) map[providers.Kind]func(string) {
 		providers.Throttled:   throttled,
 	} {
 		all[kind] = func(name string) {
-			server.Fail(func(c gcptest.Call) error {
+			server.Fail(func(c servertest.Call) error {
 				if c.Name == name {
 					return st.Err()
 				}
@@ -80,15 +82,15 @@ func TestManifest(t *testing.T) {
 		"private_key": strings.ReplaceAll(key, "\n", `\n`), "client_email": admin, "client_id": "2", "auth_uri": "https://a", "token_uri": server.Login + "/token",
 		"auth_provider_x509_cert_url": "https://b", "client_x509_cert_url": "https://c",
 	}
-	want(t, open(t, config(snake)), providers.Query{Name: "db"}, "c4n4ry")
-	p := open(t, config(metadata(server, key, nil)))
+	want(t, open(t, storetest.Config(snake)), providers.Query{Name: "db"}, "c4n4ry")
+	p := open(t, storetest.Config(metadata(server, key, nil)))
 	for range 3 {
 		want(t, p, providers.Query{Name: "db"}, "c4n4ry")
 	}
 	if n := len(server.Calls("assertion")); n != 2 {
 		t.Errorf("%d logins for two stores", n)
 	}
-	wrong := config(metadata(server, key, map[string]string{"clientEmail": "nobody@x"}))
+	wrong := storetest.Config(metadata(server, key, map[string]string{"clientEmail": "nobody@x"}))
 	wantKind(t, open(t, wrong), providers.Query{Name: "db"}, providers.Denied, "Google refuses it (400)")
 }
 
@@ -120,7 +122,7 @@ func TestManifestIsRefused(t *testing.T) {
 		"pod, provider":    {map[string]string{"projectID": "p", "identity": "pod", "workloadIdentityProvider": "x"}, `"workloadIdentityProvider"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := gcp.Driver().Open(t.Context(), config(tt.metadata))
+			_, err := gcp.Driver().Open(t.Context(), storetest.Config(tt.metadata))
 			if providers.KindOf(err) != providers.Invalid || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "c4n4ry") {
 				t.Errorf("error %v, want Invalid with %q", err, tt.text)
 			}
@@ -134,7 +136,7 @@ func TestDefaultCredentials(t *testing.T) {
 	server.Put("db", "c4n4ry")
 	server.NodeIdentity(admin)
 	t.Setenv("GCE_METADATA_HOST", server.Metadata)
-	p := open(t, config(map[string]string{"projectID": gcptest.Project, "endpoint": server.URL}))
+	p := open(t, storetest.Config(map[string]string{"projectID": gcptest.Project, "endpoint": server.URL}))
 	for range 2 {
 		want(t, p, providers.Query{Name: "db"}, "c4n4ry")
 	}
@@ -171,7 +173,7 @@ func TestChecksum(t *testing.T) {
 func TestUnchangedIsNotAccessed(t *testing.T) {
 	server, p := newStore(t, nil)
 	version := server.Put("db", "c4n4ry")
-	if _, payload, err := fetch(t, p, providers.Query{Name: "db", Known: version}); err != nil || !payload.Unchanged {
+	if _, payload, err := storetest.Fetch(t, p, providers.Query{Name: "db", Known: version}); err != nil || !payload.Unchanged {
 		t.Errorf("got %+v, %v", payload, err)
 	}
 	if n := len(server.Calls("AccessSecretVersion")); n != 0 {
@@ -180,7 +182,7 @@ func TestUnchangedIsNotAccessed(t *testing.T) {
 	const reader = "reader@my-project.iam.gserviceaccount.com"
 	key := server.Key(t, reader)
 	server.Allow(reader, "AccessSecretVersion", "db")
-	limited := open(t, config(metadata(server, key, map[string]string{"clientEmail": reader})))
+	limited := open(t, storetest.Config(metadata(server, key, map[string]string{"clientEmail": reader})))
 	for range 3 {
 		want(t, limited, providers.Query{Name: "db", Known: version}, "c4n4ry")
 	}
@@ -194,7 +196,7 @@ func TestBulkNames(t *testing.T) {
 	server, key := newServer(t)
 	server.Put("db", "c4n4ry")
 	for full, name := range map[string]string{"false": "db", "true": "projects/my-project/secrets/db"} {
-		p := open(t, config(metadata(server, key, map[string]string{"bulkFullNames": full})))
+		p := open(t, storetest.Config(metadata(server, key, map[string]string{"bulkFullNames": full})))
 		names, err := p.(providers.Lister).List(t.Context(), providers.Query{})
 		if diff := cmp.Diff([]string{name}, names); err != nil || diff != "" {
 			t.Fatalf("error %v, mismatch (-want +got):\n%s", err, diff)
@@ -209,7 +211,7 @@ func TestRegion(t *testing.T) {
 	server.Allow(admin, "*", "*")
 	key := server.Key(t, admin)
 	server.Put("db", "c4n4ry")
-	p := open(t, config(metadata(server, key, map[string]string{"location": "europe-west1"})))
+	p := open(t, storetest.Config(metadata(server, key, map[string]string{"location": "europe-west1"})))
 	want(t, p, providers.Query{Name: "db"}, "c4n4ry")
 	if names, err := p.(providers.Lister).List(t.Context(), providers.Query{}); err != nil || !slices.Equal(names, []string{"db"}) {
 		t.Errorf("List = %v, %v", names, err)
@@ -224,7 +226,7 @@ func TestRegion(t *testing.T) {
 			asked <- to
 			return nil, errors.New("not from a test")
 		})
-		p, err := driver.Open(t.Context(), config(metadata(server, key, map[string]string{"location": location, "endpoint": ""})))
+		p, err := driver.Open(t.Context(), storetest.Config(metadata(server, key, map[string]string{"location": location, "endpoint": ""})))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 	grpccredentials "google.golang.org/grpc/credentials"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/providers/exchange"
 )
 
@@ -27,19 +28,15 @@ const emailAnnotation = "iam.gke.io/gcp-service-account"
 // loginTimeout is how long one request for a token may take.
 const loginTimeout = 30 * time.Second
 
-// dialer makes connections; nil stands for the usual way.
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
-
 // sessions is a connection, and gives what reads on it are made with: one session for the agent, or one for each service
 // account.
 type sessions struct {
 	settings
+	*exchange.Cache[*session]
 	conn     *grpc.ClientConn
 	client   secretmanagerpb.SecretManagerServiceClient
 	http     *http.Client
 	accounts providers.ServiceAccounts
-	agent    *session
-	pods     *exchange.Cache[*session] // nil: reads are made as the agent
 }
 
 // session is the token of one identity, and what is known of its rights.
@@ -48,9 +45,9 @@ type session struct {
 	noVersions atomic.Bool // to ask for versions was refused: not tried again before the session is renewed
 }
 
-func newSessions(s settings, cfg providers.Config, dial dialer) (*sessions, error) {
-	all := &sessions{settings: s, accounts: cfg.ServiceAccounts}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+func newSessions(s settings, cfg providers.Config, dial connect.Dialer) (*sessions, error) {
+	all := &sessions{settings: s, accounts: cfg.ServiceAccounts, http: connect.Client(dial)}
+	all.http.Timeout = loginTimeout
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(grpccredentials.NewTLS(nil)),
 		grpc.WithDisableRetry(), // package resolve retries
@@ -59,20 +56,18 @@ func newSessions(s settings, cfg providers.Config, dial dialer) (*sessions, erro
 	target := s.endpoint
 	if dial != nil {
 		target = "passthrough:///" + target // the dialer looks names up, if it does
-		transport.DialContext = dial
 		options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return dial(ctx, "tcp", address)
 		}))
 	}
-	all.http = &http.Client{Transport: transport, CheckRedirect: noRedirect, Timeout: loginTimeout}
 	if cfg.Identity == providers.AsPod {
-		all.pods = exchange.New(all.login)
+		all.Cache = exchange.New(all.login)
 	} else {
 		tokens, err := all.agentTokens()
 		if err != nil {
 			return nil, err
 		}
-		all.agent = &session{tokens: tokens}
+		all.Cache = exchange.Fixed(&session{tokens: tokens})
 	}
 	var err error
 	if all.conn, err = grpc.NewClient(target, options...); err != nil {
@@ -81,9 +76,6 @@ func newSessions(s settings, cfg providers.Config, dial dialer) (*sessions, erro
 	all.client = secretmanagerpb.NewSecretManagerServiceClient(all.conn)
 	return all, nil
 }
-
-// noRedirect keeps tokens where they belong.
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 func (s *sessions) close() {
 	_ = s.conn.Close() // it says only that it is closed already
@@ -112,17 +104,9 @@ func (s *sessions) agentTokens() (oauth2.TokenSource, error) {
 	return made.TokenSource(ctx), nil
 }
 
-// of returns the session for q.
-func (s *sessions) of(ctx context.Context, q providers.Query) (*session, error) {
-	if s.pods == nil {
-		return s.agent, nil
-	}
-	return s.pods.Get(ctx, q)
-}
-
 // login exchanges the token of q's pod.
 func (s *sessions) login(ctx context.Context, q providers.Query) (*session, time.Time, error) {
-	email, err := s.emailOf(ctx, q.Caller)
+	email, err := s.emailOf(ctx, q)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -131,7 +115,7 @@ func (s *sessions) login(ctx context.Context, q providers.Query) (*session, time
 		return nil, time.Time{}, err
 	}
 	seen := &lastAnswer{next: s.http.Transport}
-	client := &http.Client{Transport: seen, CheckRedirect: noRedirect}
+	client := &http.Client{Transport: seen, CheckRedirect: connect.NeverFollow}
 	options := externalaccount.Config{
 		Audience: s.pool.provider, SubjectTokenType: "urn:ietf:params:oauth:token-type:jwt", TokenURL: s.pool.tokenURL,
 		SubjectTokenSupplier: subjectToken(subject), Scopes: []string{scope},
@@ -152,17 +136,12 @@ func (s *sessions) login(ctx context.Context, q providers.Query) (*session, time
 
 // emailOf returns the cloud's service account that the caller's service account names or, if it names none, the manifest;
 // empty: the pod is itself in the cloud.
-func (s *sessions) emailOf(ctx context.Context, caller providers.Caller) (string, error) {
-	if s.accounts != nil {
-		annotations, err := s.accounts.Annotations(ctx, caller.Namespace, caller.ServiceAccount)
-		if err != nil {
-			return "", err
-		}
-		if email := annotations[emailAnnotation]; email != "" {
-			return email, nil
-		}
+func (s *sessions) emailOf(ctx context.Context, q providers.Query) (string, error) {
+	annotations, err := exchange.Annotations(ctx, s.accounts, q)
+	if err != nil {
+		return "", err
 	}
-	return s.pool.email, nil
+	return orElse(annotations[emailAnnotation], s.pool.email), nil
 }
 
 // lastAnswer remembers the last answer of one login, because the library's errors say its status in their text only, with

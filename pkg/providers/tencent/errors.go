@@ -50,7 +50,7 @@ func failed(ctx context.Context, act string, err error) error {
 	if !listed {
 		kind = providers.Unavailable
 	}
-	if !consistsOf(said.Code, 100, ".") {
+	if !providers.ConsistsOf(said.Code, 100, ".") {
 		return providers.Errorf(kind, "%s: no usable answer", act)
 	}
 	return providers.Errorf(kind, "%s: Tencent Cloud answered %s", act, said.Code)

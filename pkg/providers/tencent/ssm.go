@@ -3,17 +3,14 @@ package tencent
 import (
 	"context"
 	"encoding/base64"
-	"net"
-	"net/http"
-	"net/url"
 	"slices"
-	"sync/atomic"
 
 	"github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common"
 	tchttp "github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common/http"
 	"github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common/profile"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -39,53 +36,44 @@ func properties() []providers.Property {
 	}
 }
 
-// dialer makes connections; nil stands for the usual way.
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+func selectors() providers.Selectors { return providers.Selectors{Version: true} }
 
 // Driver returns the driver.
 func Driver() providers.Driver { return driver(nil) }
 
-func driver(dial dialer) providers.Driver {
+func driver(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       Type,
 		Properties: properties(),
-		Selectors:  providers.Selectors{Version: true},
+		Selectors:  selectors(),
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 			return open(cfg.Properties, dial)
 		},
 	}
 }
 
-func open(p providers.Properties, dial dialer) (providers.Provider, error) {
+func open(p providers.Properties, dial connect.Dialer) (providers.Provider, error) {
 	d := p.Decode(properties())
 	credential := common.NewTokenCredential(string(d.Secret("secretId").Reveal()), string(d.Secret("secretKey").Reveal()), string(d.Secret("token").Reveal()))
-	region, endpoint := d.String("region", ""), d.String("endpoint", "")
+	region, endpoint := d.String("region", ""), d.URL("endpoint", "https://ssm.tencentcloudapi.com")
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
 	settings := profile.NewClientProfile()
 	settings.HttpProfile.Endpoint = service + ".tencentcloudapi.com"
-	if endpoint != "" {
-		u, err := url.Parse(endpoint)
-		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return nil, providers.Errorf(providers.Invalid, `metadata field "endpoint" is not a URL such as https://ssm.tencentcloudapi.com`)
-		}
-		settings.HttpProfile.Scheme, settings.HttpProfile.Endpoint = u.Scheme, u.Host
+	if endpoint != nil {
+		settings.HttpProfile.Scheme, settings.HttpProfile.Endpoint = endpoint.Scheme, endpoint.Host
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	if dial != nil {
-		transport.DialContext = dial
-	}
+	transport := connect.Transport(dial)
 	client := common.NewCommonClient(credential, region, settings)
 	client.WithHttpTransport(transport)
-	return &store{client: client, transport: transport}, nil
+	return &store{Gate: providers.NewGate(selectors(), transport.CloseIdleConnections), client: client}, nil
 }
 
 // store is the Provider.
 type store struct {
-	client    *common.Client
-	transport *http.Transport
-	closed    atomic.Bool
+	*providers.Gate
+	client *common.Client
 }
 
 type valueAnswer struct {
@@ -96,7 +84,7 @@ type valueAnswer struct {
 // Fetch reads one version of a secret: the one in use, unless q asks for another. As in Dapr, request metadata VersionID
 // asks too.
 func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return providers.Payload{}, err
 	}
 	version := current
@@ -105,7 +93,7 @@ func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 			version = asked
 		}
 	}
-	if !consistsOf(q.Name, 128, "-_") || !consistsOf(version, 64, "-_.") {
+	if !providers.ConsistsOf(q.Name, 128, "-_") || !providers.ConsistsOf(version, 64, "-_.") {
 		return providers.Payload{}, providers.Errorf(providers.Invalid, "%.100q, version %.100q: neither a secret's name nor a version is like that", q.Name, version)
 	}
 	answer := &valueAnswer{BaseResponse: &tchttp.BaseResponse{}}
@@ -134,7 +122,7 @@ type listAnswer struct {
 
 // List returns the names of the secrets that can be read.
 func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
-	if err := s.check(ctx, q); err != nil {
+	if err := s.Enter(ctx, q); err != nil {
 		return nil, err
 	}
 	names := []string{}
@@ -161,36 +149,6 @@ func (s *store) call(ctx context.Context, action string, parameters map[string]a
 	}
 	request.SetContext(ctx)
 	return s.client.Send(request, answer)
-}
-
-// Close makes further calls fail.
-func (s *store) Close() error {
-	s.closed.Store(true)
-	s.transport.CloseIdleConnections()
-	return nil
-}
-
-func (s *store) check(ctx context.Context, q providers.Query) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case s.closed.Load():
-		return providers.Errorf(providers.Unavailable, "provider is closed")
-	case q.Namespace != "" || q.Stage != "":
-		return providers.Errorf(providers.Invalid, "the store has no namespaces and no stages")
-	}
-	return nil
-}
-
-// consistsOf tells whether s is one to most ASCII letters, digits and characters of others.
-func consistsOf(s string, most int, others string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && !slices.Contains([]byte(others), c) {
-			return false
-		}
-	}
-	return s != "" && len(s) <= most
 }
 
 // Interface guard.

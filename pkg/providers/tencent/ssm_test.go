@@ -2,16 +2,16 @@ package tencent_test
 
 import (
 	"log/slog"
-	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"github.com/keywell/keywell/internal/loopback"
+	"github.com/keywell/keywell/internal/servertest"
+	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/providertest"
 	"github.com/keywell/keywell/pkg/providers/tencent"
 	"github.com/keywell/keywell/pkg/providers/tencent/tencenttest"
-	"github.com/keywell/keywell/pkg/secret"
 )
 
 const (
@@ -20,39 +20,32 @@ const (
 	token = "t0ken"
 )
 
-func properties(server *tencenttest.Server, more map[string]string) providers.Properties {
-	p := providers.Properties{}
-	for name, value := range map[string]string{"secretId": id, "secretKey": key, "token": token, "region": "ap-guangzhou", "endpoint": server.URL} {
-		p[strings.ToLower(name)] = secret.FromString(value)
-	}
-	for name, value := range more {
-		p[strings.ToLower(name)] = secret.FromString(value)
-	}
-	return p
+// config is that of a store that reads from server with the keys, and more.
+func config(server *tencenttest.Server, more map[string]string) providers.Config {
+	return storetest.Config(storetest.With(map[string]string{
+		"secretId": id, "secretKey": key, "token": token, "region": "ap-guangzhou", "endpoint": server.URL,
+	}, more))
 }
 
-func open(t *testing.T, p providers.Properties, log *slog.Logger) providers.Provider {
+func open(t *testing.T, cfg providers.Config) providers.Provider {
 	t.Helper()
-	got, err := tencent.DriverDialing(loopback.Dialer(t)).Open(t.Context(), providers.Config{Name: "tencent", Properties: p, Logger: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = got.Close() })
-	return got
+	return storetest.Open(t, tencent.DriverDialing(loopback.Dialer(t)), cfg)
 }
 
 func TestConformance(t *testing.T) {
 	providertest.Run(t, providertest.Harness{
 		Open: func(t *testing.T, log *slog.Logger) providertest.Store {
 			server := tencenttest.NewServer(t, id, key, token)
+			cfg := config(server, nil)
+			cfg.Logger = log
 			return providertest.Store{
-				Provider: open(t, properties(server, nil), log),
+				Provider: open(t, cfg),
 				Put: func(name string, fields map[string]string) string {
 					return server.Put(name, fields[name], !utf8.ValidString(fields[name]))
 				},
 				Delete: server.Delete,
 				Faults: faults(server),
-				Hang:   func() { server.Fail(func(string) *tencenttest.Fault { return &tencenttest.Fault{Hang: true} }) },
+				Hang:   func() { server.Fail(func(servertest.Call) *servertest.Fault { return &servertest.Fault{Hang: true} }) },
 			}
 		},
 		Binary:         true,
@@ -69,23 +62,14 @@ func faults(server *tencenttest.Server) map[providers.Kind]func(string) {
 		providers.NotFound: "ResourceUnavailable.ResourceDisabled", providers.Denied: "UnauthorizedOperation", providers.Invalid: "InvalidParameterValue",
 		providers.Unavailable: "InternalError", providers.Throttled: "RequestLimitExceeded",
 	} {
-		all[kind] = func(name string) { failName(server, name, tencenttest.Fault{Code: code}) }
+		all[kind] = func(name string) { server.FailName(name, servertest.Fault{Code: code}) }
 	}
 	return all
 }
 
-func failName(server *tencenttest.Server, name string, f tencenttest.Fault) {
-	server.Fail(func(asked string) *tencenttest.Fault {
-		if asked == name {
-			return &f
-		}
-		return nil
-	})
-}
-
 func TestVersionID(t *testing.T) {
 	server := tencenttest.NewServer(t, id, key, token)
-	p := open(t, properties(server, nil), slog.New(slog.DiscardHandler))
+	p := open(t, config(server, nil))
 	first := server.Put("db", "c4n4ry-1", false)
 	server.Put("db", "c4n4ry-2", false)
 	for name, tt := range map[string]struct {
@@ -108,8 +92,8 @@ func TestErrors(t *testing.T) {
 	server.Put("db", "c4n4ry", false)
 	server.Put("half", "c4n4ry", false)
 	server.Put("down", "c4n4ry", false)
-	server.Fail(func(name string) *tencenttest.Fault {
-		return map[string]*tencenttest.Fault{"half": {}, "down": {Status: 502}}[name]
+	server.Fail(func(c servertest.Call) *servertest.Fault {
+		return map[string]*servertest.Fault{"half": {}, "down": {Status: 502}}[c.Name]
 	})
 	for name, tt := range map[string]struct {
 		secret string
@@ -124,13 +108,10 @@ func TestErrors(t *testing.T) {
 		"nobody":      {"db", map[string]string{"endpoint": "http://127.0.0.1:1"}, providers.Unavailable, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := open(t, properties(server, tt.more), slog.New(slog.DiscardHandler)).Fetch(t.Context(), providers.Query{Name: tt.secret})
-			if err == nil || providers.KindOf(err) != tt.kind || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "c4n4ry") {
-				t.Errorf("error %v, want %v with %q", err, tt.kind, tt.text)
-			}
+			storetest.WantKind(t, open(t, config(server, tt.more)), providers.Query{Name: tt.secret}, tt.kind, tt.text, key)
 		})
 	}
-	if _, err := tencent.Driver().Open(t.Context(), providers.Config{Properties: properties(server, map[string]string{"endpoint": "x"})}); providers.KindOf(err) != providers.Invalid {
+	if _, err := tencent.Driver().Open(t.Context(), config(server, map[string]string{"endpoint": "x"})); providers.KindOf(err) != providers.Invalid {
 		t.Errorf("endpoint that is no URL: %v", err)
 	}
 }

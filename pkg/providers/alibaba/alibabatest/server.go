@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -20,34 +19,25 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/keywell/keywell/internal/servertest"
 )
 
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
+	servertest.Record
+
 	URL string
 
 	mu             sync.Mutex
 	id, key, token string
 	parameters     map[string][]string // name → values, oldest first
-	fault          func(name string) *Fault
-}
-
-// Fault is how a call fails. The zero Fault breaks the connection within the answer.
-type Fault struct {
-	Code   string
-	Status int
-	Hang   bool // until the client gives up
 }
 
 // NewServer starts a server that ends with the test and takes requests signed with the keys.
 func NewServer(t testing.TB, id, key, token string) *Server {
 	s := &Server{id: id, key: key, token: token, parameters: map[string][]string{}}
-	web := httptest.NewServer(http.HandlerFunc(s.serve))
-	t.Cleanup(func() {
-		web.CloseClientConnections() // hanging handlers end
-		web.Close()
-	})
-	s.URL = web.URL
+	s.URL = servertest.Serve(t, false, s.serve).URL
 	return s
 }
 
@@ -66,13 +56,6 @@ func (s *Server) Delete(name string) {
 	delete(s.parameters, name)
 }
 
-// Fail asks f about every later call, by the parameter's name; nil is no fault.
-func (s *Server) Fail(f func(name string) *Fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = f
-}
-
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if code, status := s.authenticate(r); code != "" {
 		refuse(w, status, code, "the signature is not valid")
@@ -82,19 +65,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "InvalidParameter", "version or region")
 		return
 	}
-	name := r.URL.Query().Get("Name")
+	c := servertest.Call{Action: r.Header.Get("x-acs-action"), Name: r.URL.Query().Get("Name")}
+	fault := s.Note(c)
 	s.mu.Lock()
-	out, code, status := s.do(r.Header.Get("x-acs-action"), r.URL.Query())
-	var fault *Fault
-	if s.fault != nil {
-		fault = s.fault(name)
-	}
+	out, code, status := s.do(c.Action, r.URL.Query())
 	s.mu.Unlock()
 	switch {
 	case fault != nil:
-		fail(w, r, *fault, fmt.Sprint(out))
+		if text := fmt.Sprint(out); !fault.Break(w, r, `{"Parameter":{"Value":"`, text) {
+			refuse(w, fault.Status, fault.Code, text)
+		}
 	case code != "":
-		refuse(w, status, code, name)
+		refuse(w, status, code, c.Name)
 	default:
 		answer(w, out)
 	}
@@ -203,20 +185,4 @@ func refuse(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json;charset=utf-8")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]string{"Code": code, "Message": message, "RequestId": "request-1"})
-}
-
-// fail answers with a fault. The text holds what the answer would have been.
-func fail(w http.ResponseWriter, r *http.Request, f Fault, text string) {
-	switch {
-	case f.Hang:
-		<-r.Context().Done()
-	case f.Code != "":
-		refuse(w, f.Status, f.Code, text)
-	default:
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", "100000")
-		_, _ = io.WriteString(w, `{"Parameter":{"Value":"`+text[:len(text)/2])
-		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	}
 }

@@ -14,8 +14,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +21,7 @@ import (
 	"time"
 
 	"github.com/keywell/keywell/internal/issuertest"
+	"github.com/keywell/keywell/internal/servertest"
 )
 
 // Region and Account are where everything is.
@@ -33,6 +32,8 @@ const (
 
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
+	servertest.Grants // to users and roles
+
 	URL    string
 	Issuer *issuertest.Issuer // of the tokens that STS accepts; nil if that is somebody else
 
@@ -41,7 +42,6 @@ type Server struct {
 	region     string
 	keys       map[string]key      // access key id → key
 	roles      map[string][]string // role ARN → subjects of tokens, or principals, that may assume it
-	allowed    map[string][]grant  // principal → what it may do
 	secrets    map[string]*storedSecret
 	parameters map[string][]parameter // name → versions, oldest first
 	calls      []Call
@@ -61,9 +61,6 @@ type key struct {
 	expires         time.Time // zero: never
 }
 
-// grant allows an action ("ssm:*") on a name ("prod/*").
-type grant struct{ action, name string }
-
 // Call is one request, as it was understood.
 type Call struct {
 	Action    string // such as "secretsmanager:GetSecretValue"
@@ -72,13 +69,8 @@ type Call struct {
 	Decrypt   bool
 }
 
-// Fault is how a call fails. The zero Fault breaks the connection within the answer.
-type Fault struct {
-	Code   string // error code; Status is 400 if it is zero
-	Status int
-	Header http.Header
-	Hang   bool // until the client gives up
-}
+// Fault is how a call fails. The status is 400 if there is a code only.
+type Fault = servertest.Fault
 
 // Verifier checks web identity tokens.
 type Verifier interface {
@@ -92,32 +84,23 @@ func NewServer(t testing.TB) *Server { return NewRegion(t, Region) }
 // NewRegion starts a server for another region than Region.
 func NewRegion(t testing.TB, region string) *Server {
 	issuer := issuertest.New()
-	s := newServer(t, httptest.NewUnstartedServer(nil), region, issuer)
+	s := newServer(t, servertest.Listen(t), region, issuer)
 	s.Issuer = issuer
 	return s
 }
 
 // NewAt starts a server at a listener, which it takes over, where STS and EKS trust the tokens that another issuer signs.
 func NewAt(t testing.TB, l net.Listener, tokens Verifier) *Server {
-	web := httptest.NewUnstartedServer(nil)
-	_ = web.Listener.Close() // nobody has used it
-	web.Listener = l
-	return newServer(t, web, Region, tokens)
+	return newServer(t, l, Region, tokens)
 }
 
-func newServer(t testing.TB, web *httptest.Server, region string, tokens Verifier) *Server {
+func newServer(t testing.TB, l net.Listener, region string, tokens Verifier) *Server {
 	s := &Server{
 		tokens: tokens, region: region, life: time.Hour,
-		keys: map[string]key{}, roles: map[string][]string{}, allowed: map[string][]grant{},
+		keys: map[string]key{}, roles: map[string][]string{},
 		secrets: map[string]*storedSecret{}, parameters: map[string][]parameter{}, associations: map[string]string{},
 	}
-	web.Config.Handler = http.HandlerFunc(s.serve)
-	web.Start()
-	t.Cleanup(func() {
-		web.CloseClientConnections() // hanging handlers end
-		web.Close()
-	})
-	s.URL = web.URL
+	s.URL = servertest.ServeAt(t, l, s.serve).URL
 	return s
 }
 
@@ -135,20 +118,6 @@ func (s *Server) Role(name string, trusted ...string) string {
 	defer s.mu.Unlock()
 	s.roles[arn] = trusted
 	return arn
-}
-
-// Allow lets a user or role do an action on a name; both may hold stars.
-func (s *Server) Allow(principal, action, name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.allowed[principal] = append(s.allowed[principal], grant{action, name})
-}
-
-// Forbid takes everything from a user or role that Allow gave.
-func (s *Server) Forbid(principal string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.allowed, principal)
 }
 
 // Fail asks f about every later call; nil is no fault.
@@ -293,23 +262,13 @@ func (s *Server) note(c Call) *Fault {
 
 // fail answers with a fault. The text holds what the answer would have been.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, f Fault, text string) {
-	switch {
-	case f.Hang:
-		<-r.Context().Done()
-	case f.Code == "" && f.Status == 0:
-		w.Header().Set("Content-Length", "100000")
-		_, _ = io.WriteString(w, `{"SecretString":"`+text[:len(text)/2])
-		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	default:
-		for name, values := range f.Header {
-			w.Header()[name] = values
-		}
-		if f.Status == 0 {
-			f.Status = http.StatusBadRequest
-		}
-		answerJSON(w, nil, &failure{f.Code, text, f.Status})
+	if f.Break(w, r, `{"SecretString":"`, text) {
+		return
 	}
+	if f.Status == 0 {
+		f.Status = http.StatusBadRequest
+	}
+	answerJSON(w, nil, &failure{f.Code, text, f.Status})
 }
 
 func answerJSON(w http.ResponseWriter, out any, err error) {
@@ -327,15 +286,8 @@ func answerJSON(w http.ResponseWriter, out any, err error) {
 func (s *Server) may(c *Call, name string) error { return s.mayDo(c, c.Action, name) }
 
 func (s *Server) mayDo(c *Call, action, name string) error {
-	for _, g := range s.allowed[c.Principal] {
-		if match(g.action, action) && match(g.name, name) {
-			return nil
-		}
+	if s.May(servertest.Call{Action: action, Name: name, Principal: c.Principal}) {
+		return nil
 	}
 	return refuse("AccessDeniedException", "User: %s is not authorized to perform: %s on resource: %s", c.Principal, action, name)
-}
-
-func match(pattern, name string) bool {
-	ok, err := path.Match(strings.ReplaceAll(pattern, "/", "|"), strings.ReplaceAll(name, "/", "|"))
-	return err == nil && ok
 }

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keywell/keywell/internal/servertest"
 )
 
 // app is an application, or a user-assigned managed identity.
@@ -68,14 +70,10 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	client := r.PostForm.Get("client_id")
-	c := Call{Action: "token", Name: r.PostForm.Get("scope"), Client: client}
+	c := servertest.Call{Action: "token", Name: r.PostForm.Get("scope"), Principal: client}
+	fault := s.Note(c)
 	s.mu.Lock()
-	s.calls = append(s.calls, c)
 	a := s.apps[client]
-	var fault *Fault
-	if s.fault != nil {
-		fault = s.fault(c)
-	}
 	s.mu.Unlock()
 	switch {
 	case fault != nil:
@@ -156,9 +154,9 @@ func (s *Server) give(client string) string {
 // serveManagedIdentity is the endpoint of the node, 169.254.169.254.
 func (s *Server) serveManagedIdentity(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
+	s.Note(servertest.Call{Action: "managedidentity", Name: q.Get("resource"), Principal: q.Get("client_id")})
 	s.mu.Lock()
 	client := s.managed
-	s.calls = append(s.calls, Call{Action: "managedidentity", Name: q.Get("resource"), Client: q.Get("client_id")})
 	s.mu.Unlock()
 	switch {
 	case r.URL.Path != "/metadata/identity/oauth2/token" || r.Header.Get("Metadata") != "true" || q.Get("api-version") == "":

@@ -9,10 +9,7 @@ package azuretest
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keywell/keywell/internal/issuertest"
+	"github.com/keywell/keywell/internal/servertest"
 )
 
 // Tenant is the only one.
@@ -30,18 +28,18 @@ const Resource = "https://vault.azure.net"
 
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
+	servertest.Record // of calls such as "secrets/get", "secrets/list", "keys/get", "token", "managedidentity"
+	servertest.Grants // to client ids
+
 	URL      string             // of the vault, and of Entra ID
 	Identity string             // address of the managed identity endpoint: HOST:PORT
 	Issuer   *issuertest.Issuer // of the tokens that applications may trust
 
 	mu      sync.Mutex
-	apps    map[string]*app   // client id → application
-	tokens  map[string]string // token → client id
-	allowed map[string][]grant
+	apps    map[string]*app      // client id → application
+	tokens  map[string]string    // token → client id
 	secrets map[string][]*Secret // name → versions, oldest first
 	keys    map[string]map[string]any
-	calls   []Call
-	fault   func(Call) *Fault
 	managed string // client id of the node's identity; empty: none
 	asks    string // resource that the vault's challenge names
 	serial  int
@@ -56,46 +54,15 @@ type Secret struct {
 	version            string
 }
 
-type grant struct{ action, name string }
-
-// Call is one request, as it was understood.
-type Call struct {
-	Action string // such as "secrets/get", "secrets/list", "keys/get", "token", "managedidentity"
-	Name   string
-	Client string // the caller's client id
-}
-
-// Fault is how a call fails. The zero Fault breaks the connection within the answer.
-type Fault struct {
-	Status int
-	Code   string
-	Header http.Header
-	Hang   bool // until the client gives up
-}
-
 // NewServer starts a server that ends with the test.
 func NewServer(t testing.TB) *Server {
 	s := &Server{
-		Issuer: issuertest.New(), apps: map[string]*app{}, tokens: map[string]string{}, allowed: map[string][]grant{},
+		Issuer: issuertest.New(), apps: map[string]*app{}, tokens: map[string]string{},
 		secrets: map[string][]*Secret{}, keys: map[string]map[string]any{}, life: time.Hour, asks: Resource,
 	}
-	web := httptest.NewTLSServer(http.HandlerFunc(s.serve))
-	imds := httptest.NewServer(http.HandlerFunc(s.serveManagedIdentity))
-	t.Cleanup(func() {
-		web.CloseClientConnections() // hanging handlers end
-		web.Close()
-		imds.CloseClientConnections()
-		imds.Close()
-	})
-	s.URL, s.Identity = web.URL, imds.Listener.Addr().String()
+	s.URL = servertest.Serve(t, true, s.serve).URL
+	s.Identity = servertest.Serve(t, false, s.serveManagedIdentity).Listener.Addr().String()
 	return s
-}
-
-// Allow lets a client do an action ("secrets/*") on a name; both may hold stars.
-func (s *Server) Allow(client, action, name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.allowed[client] = append(s.allowed[client], grant{action, name})
 }
 
 // Put writes a version of a secret and returns its id.
@@ -122,13 +89,6 @@ func (s *Server) Delete(name string) {
 	delete(s.secrets, name)
 }
 
-// Fail asks f about every later call; nil is no fault.
-func (s *Server) Fail(f func(Call) *Fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = f
-}
-
 // Challenge makes the vault ask for tokens for another resource.
 func (s *Server) Challenge(resource string) {
 	s.mu.Lock()
@@ -141,13 +101,6 @@ func (s *Server) Revoke() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.tokens)
-}
-
-// Calls returns the calls so far with the given action; an empty one stands for all.
-func (s *Server) Calls(action string) []Call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(s.calls), func(c Call) bool { return action != "" && c.Action != action })
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
@@ -183,19 +136,15 @@ func (s *Server) serveVault(w http.ResponseWriter, r *http.Request, parts []stri
 		answer(w, nil, &failure{http.StatusUnauthorized, "Unauthorized", "AKV10000: Request is missing a Bearer or PoP token. " + token})
 		return
 	}
-	c := Call{Action: parts[0] + "/get", Client: client}
+	c := servertest.Call{Action: parts[0] + "/get", Principal: client}
 	if len(parts) > 1 {
 		c.Name = parts[1]
 	} else {
 		c.Action = parts[0] + "/list"
 	}
+	fault := s.Note(c)
 	s.mu.Lock()
 	out, failed := s.do(c, r, parts)
-	s.calls = append(s.calls, c)
-	var fault *Fault
-	if s.fault != nil {
-		fault = s.fault(c)
-	}
 	s.mu.Unlock()
 	if fault != nil {
 		fail(w, r, *fault, fmt.Sprint(out))
@@ -205,8 +154,8 @@ func (s *Server) serveVault(w http.ResponseWriter, r *http.Request, parts []stri
 }
 
 // do answers a request of a vault. s.mu is held.
-func (s *Server) do(c Call, r *http.Request, parts []string) (any, *failure) {
-	if !slices.ContainsFunc(s.allowed[c.Client], func(g grant) bool { return match(g.action, c.Action) && match(g.name, c.Name) }) {
+func (s *Server) do(c servertest.Call, r *http.Request, parts []string) (any, *failure) {
+	if !s.May(c) {
 		return nil, &failure{http.StatusForbidden, "Forbidden", "The user, group or application does not have " + c.Action}
 	}
 	version := ""
@@ -290,25 +239,8 @@ func answer(w http.ResponseWriter, out any, f *failure) {
 }
 
 // fail answers with a fault. The text holds what the answer would have been.
-func fail(w http.ResponseWriter, r *http.Request, f Fault, text string) {
-	switch {
-	case f.Hang:
-		<-r.Context().Done()
-	case f.Status == 0:
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", "100000")
-		_, _ = io.WriteString(w, `{"value":"`+text[:len(text)/2])
-		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
-	default:
-		for name, values := range f.Header {
-			w.Header()[name] = values
-		}
+func fail(w http.ResponseWriter, r *http.Request, f servertest.Fault, text string) {
+	if !f.Break(w, r, `{"value":"`, text) {
 		answer(w, nil, &failure{f.Status, f.Code, text})
 	}
-}
-
-func match(pattern, name string) bool {
-	ok, err := path.Match(pattern, name)
-	return err == nil && ok
 }

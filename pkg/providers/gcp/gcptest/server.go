@@ -11,9 +11,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"net"
-	"net/http"
-	"net/http/httptest"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -30,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/keywell/keywell/internal/issuertest"
+	"github.com/keywell/keywell/internal/servertest"
 )
 
 // Project is the only one, and Number is what it is called in answers.
@@ -40,6 +38,7 @@ const (
 
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
+	servertest.Grants // to principals
 	secretmanagerpb.UnimplementedSecretManagerServiceServer
 
 	URL      string             // of Secret Manager
@@ -50,9 +49,8 @@ type Server struct {
 	mu      sync.Mutex
 	parent  string // of the secrets, with Project
 	secrets map[string][]*version
-	aliases map[string]int    // "name/alias" → number
-	tokens  map[string]string // token → principal
-	allowed map[string][]grant
+	aliases map[string]int            // "name/alias" → number
+	tokens  map[string]string         // token → principal
 	keys    map[string]serviceAccount // email → what it is
 	calls   []Call
 	fault   func(Call) error
@@ -67,14 +65,8 @@ type version struct {
 	state secretmanagerpb.SecretVersion_State
 }
 
-type grant struct{ action, name string }
-
-// Call is one request, as it was understood.
-type Call struct {
-	Action    string // such as "AccessSecretVersion", "ListSecrets", "sts", "impersonate", "assertion", "metadata"
-	Name      string // of the secret, in short; elsewhere what was asked for
-	Principal string
-}
+// Call is one request: of an action such as "AccessSecretVersion", "ListSecrets", "sts", "impersonate", "assertion" or "metadata".
+type Call = servertest.Call
 
 // NewServer starts a server that ends with the test.
 func NewServer(t testing.TB) *Server { return NewRegion(t, "") }
@@ -83,15 +75,13 @@ func NewServer(t testing.TB) *Server { return NewRegion(t, "") }
 func NewRegion(t testing.TB, location string) *Server {
 	s := &Server{
 		Issuer: issuertest.New(), parent: "projects/" + Project, secrets: map[string][]*version{}, aliases: map[string]int{},
-		tokens: map[string]string{}, allowed: map[string][]grant{}, keys: map[string]serviceAccount{},
+		tokens: map[string]string{}, keys: map[string]serviceAccount{},
 	}
 	if location != "" {
 		s.parent += "/locations/" + location
 	}
-	login := httptest.NewTLSServer(http.HandlerFunc(s.serveLogin))
-	t.Cleanup(login.Close)
-	node := httptest.NewServer(http.HandlerFunc(s.serveMetadata))
-	t.Cleanup(node.Close)
+	login := servertest.Serve(t, true, s.serveLogin)
+	node := servertest.Serve(t, false, s.serveMetadata)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -102,13 +92,6 @@ func NewRegion(t testing.TB, location string) *Server {
 	t.Cleanup(server.Stop)
 	s.URL, s.Login, s.Metadata = "https://"+listener.Addr().String(), login.URL, node.Listener.Addr().String()
 	return s
-}
-
-// Allow lets a principal do an action ("*") on a secret; both may hold stars.
-func (s *Server) Allow(principal, action, name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.allowed[principal] = append(s.allowed[principal], grant{action, name})
 }
 
 // Put adds a version and returns its number.
@@ -181,9 +164,8 @@ func (s *Server) enter(ctx context.Context, action, name, routing string) error 
 	token := strings.TrimPrefix(strings.Join(header.Get("authorization"), ""), "Bearer ")
 	s.mu.Lock()
 	principal, known := s.tokens[token]
-	c := Call{action, name, principal}
+	c := Call{Action: action, Name: name, Principal: principal}
 	s.calls = append(s.calls, c)
-	allowed := slices.ContainsFunc(s.allowed[principal], func(g grant) bool { return match(g.action, action) && match(g.name, name) })
 	fault, hang := s.fault, s.hang
 	s.mu.Unlock()
 	switch {
@@ -194,7 +176,7 @@ func (s *Server) enter(ctx context.Context, action, name, routing string) error 
 	case hang:
 		<-ctx.Done()
 		return ctx.Err()
-	case !allowed:
+	case !s.May(c):
 		return status.Errorf(codes.PermissionDenied, "Permission denied for %s on %s (or it may not exist)", action, name)
 	case fault != nil:
 		return fault(c)
@@ -288,11 +270,6 @@ func (s *Server) ListSecrets(ctx context.Context, r *secretmanagerpb.ListSecrets
 		out.NextPageToken = fmt.Sprintf("at-%d", end)
 	}
 	return out, nil
-}
-
-func match(pattern, name string) bool {
-	ok, err := path.Match(pattern, name)
-	return err == nil && ok
 }
 
 // give makes a token for a principal.

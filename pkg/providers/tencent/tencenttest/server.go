@@ -13,23 +13,25 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/keywell/keywell/internal/servertest"
 )
 
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
+	servertest.Record
+
 	URL string
 
 	mu             sync.Mutex
 	id, key, token string
 	secrets        map[string][]version // oldest first
-	fault          func(name string) *Fault
 }
 
 type version struct {
@@ -37,22 +39,10 @@ type version struct {
 	binary    bool
 }
 
-// Fault is how a call fails. The zero Fault breaks the connection within the answer.
-type Fault struct {
-	Code   string // Tencent answers 200 with it
-	Status int
-	Hang   bool // until the client gives up
-}
-
 // NewServer starts a server that ends with the test and takes requests signed with the keys.
 func NewServer(t testing.TB, id, key, token string) *Server {
 	s := &Server{id: id, key: key, token: token, secrets: map[string][]version{}}
-	web := httptest.NewServer(http.HandlerFunc(s.serve))
-	t.Cleanup(func() {
-		web.CloseClientConnections() // hanging handlers end
-		web.Close()
-	})
-	s.URL = web.URL
+	s.URL = servertest.Serve(t, false, s.serve).URL
 	return s
 }
 
@@ -70,13 +60,6 @@ func (s *Server) Delete(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.secrets, name)
-}
-
-// Fail asks f about every later call, by the secret's name; nil is no fault.
-func (s *Server) Fail(f func(name string) *Fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = f
 }
 
 type parameters struct {
@@ -100,12 +83,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, "UnknownParameter", fmt.Sprint(err))
 		return
 	}
+	c := servertest.Call{Action: r.Header.Get("X-TC-Action"), Name: in.SecretName}
+	fault := s.Note(c)
 	s.mu.Lock()
-	out, code := s.do(r.Header.Get("X-TC-Action"), in)
-	var fault *Fault
-	if s.fault != nil {
-		fault = s.fault(in.SecretName)
-	}
+	out, code := s.do(c.Action, in)
 	s.mu.Unlock()
 	switch {
 	case fault != nil:
@@ -207,19 +188,14 @@ func refuse(w http.ResponseWriter, code, message string) {
 	answer(w, map[string]any{"Error": map[string]string{"Code": code, "Message": message}})
 }
 
-// fail answers with a fault. The text holds what the answer would have been.
-func fail(w http.ResponseWriter, r *http.Request, f Fault, text string) {
+// fail answers with a fault, which has a code unless something before the service failed. The text holds what the answer
+// would have been.
+func fail(w http.ResponseWriter, r *http.Request, f servertest.Fault, text string) {
 	switch {
-	case f.Hang:
-		<-r.Context().Done()
+	case f.Break(w, r, `{"Response":{"SecretString":"`, text):
 	case f.Code != "":
-		refuse(w, f.Code, text)
-	case f.Status != 0:
-		http.Error(w, text, f.Status)
+		refuse(w, f.Code, text) // with status 200, as Tencent does
 	default:
-		w.Header().Set("Content-Length", "100000")
-		_, _ = io.WriteString(w, `{"Response":{"SecretString":"`+text[:len(text)/2])
-		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler)
+		http.Error(w, text, f.Status)
 	}
 }

@@ -1,0 +1,43 @@
+package exchange
+
+import (
+	"context"
+
+	"github.com/keywell/keywell/pkg/providers"
+)
+
+// Token returns the pod's token for audience. A token that has expired is the pod's fault, not the store's: the error is
+// Denied, so that one pod's says nothing about the store that others read from.
+func Token(ctx context.Context, q providers.Query, audience string) (string, error) {
+	if q.Tokens == nil {
+		return "", providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
+	}
+	token, _, err := q.Tokens.Token(ctx, audience)
+	switch {
+	case err == nil:
+		return string(token.Reveal()), nil
+	case providers.KindOf(err) == providers.Unavailable && ctx.Err() == nil:
+		return "", providers.Errorf(providers.Denied, "%w", err)
+	default:
+		return "", err
+	}
+}
+
+// Annotations returns what is written on the service account of q's caller. None, if the agent is not given the right to
+// know: accounts is nil.
+func Annotations(ctx context.Context, accounts providers.ServiceAccounts, q providers.Query) (map[string]string, error) {
+	if accounts == nil {
+		return nil, nil
+	}
+	return accounts.Annotations(ctx, q.Caller.Namespace, q.Caller.ServiceAccount)
+}
+
+// Unnamed returns the error for q's caller of whom neither its service account, by annotation, nor the manifest, by property,
+// says what it is in the cloud (such as a "role"). Its kind is Denied.
+func Unnamed(what string, accounts providers.ServiceAccounts, q providers.Query, annotation, property string) error {
+	remedy := "annotate it with " + annotation + ", or set " + property + " in the store's metadata"
+	if accounts == nil {
+		remedy = "set " + property + " in the store's metadata, or let the agent read service accounts for their annotation " + annotation
+	}
+	return providers.Errorf(providers.Denied, "no %s for service account %s/%s: %s", what, q.Caller.Namespace, q.Caller.ServiceAccount, remedy)
+}
