@@ -3,8 +3,6 @@ package volume_test
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/keywell/keywell/pkg/volume/mount"
@@ -107,7 +105,7 @@ func BenchmarkRecover(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	if entries, err := os.ReadDir(filepath.Join(n.stateDir, "volumes")); err != nil || len(entries) != 100 {
-		b.Error(len(entries), err)
+	if got := n.records(b); len(got) != 100 {
+		b.Error(len(got), "records")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -389,15 +390,34 @@ func (n *node) absent(t testing.TB, id string) {
 	}
 }
 
-// records returns the names of the files in the state directory.
-func (n *node) records(t testing.TB) (names []string) {
+// journal returns the path of the file with the records.
+func (n *node) journal() string { return filepath.Join(n.stateDir, "records") }
+
+// records returns the newest record of each volume of which something may be left, with the verb of its last line.
+func (n *node) records(t testing.TB) map[string]string {
 	t.Helper()
-	entries, err := os.ReadDir(filepath.Join(n.stateDir, "volumes"))
-	if err != nil {
+	text, err := os.ReadFile(n.journal())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		names = append(names, e.Name())
+	data, verbs := map[string]string{}, map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		verb, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		id, record, _ := strings.Cut(rest, " ")
+		if record != "" {
+			data[id] = record
+		}
+		verbs[id] = verb
 	}
-	return names
+	records := map[string]string{}
+	for quoted, verb := range verbs {
+		id, err := strconv.Unquote(quoted)
+		if err != nil {
+			t.Error(err)
+		}
+		if verb != "removed" {
+			records[id] = verb + " " + data[quoted]
+		}
+	}
+	return records
 }

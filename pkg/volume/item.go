@@ -188,7 +188,8 @@ func (it Item) check(paths *pathSet) (problems []string) {
 	report := func(format string, args ...any) {
 		problems = append(problems, it.String()+": "+fmt.Sprintf(format, args...))
 	}
-	for _, s := range it.appendSources(nil) {
+	var room [2]Source
+	for _, s := range it.appendSources(room[:0]) {
 		of := ""
 		if s.As != "" {
 			of = "its secret ." + s.As + ": "

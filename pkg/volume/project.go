@@ -52,6 +52,8 @@ type projection struct {
 	budget *template.Budget // of all templates
 
 	own      []*providers.Payload // of the item at hand
+	all      []Field              // the memory of the last item's, for the next
+	selected []selected           // likewise
 	problems []string
 }
 
@@ -85,9 +87,10 @@ type selected struct {
 func (p *projection) item(it Item, payload map[string]secret.Value) error {
 	wanted := it.Fields
 	if len(wanted) == 0 {
-		wanted = allFields(payload)
+		p.all = appendFields(p.all[:0], payload)
+		wanted = p.all
 	}
-	fields := make([]selected, 0, len(wanted))
+	fields := p.selected[:0]
 	ok := true
 	for _, f := range wanted {
 		v, found := payload[f.Name]
@@ -109,12 +112,12 @@ func (p *projection) item(it Item, payload map[string]secret.Value) error {
 	if ok {
 		p.lay(it, fields, len(wanted))
 	}
+	p.selected = fields
 	return nil
 }
 
-// allFields selects every field of a secret, in the order of their names.
-func allFields(payload map[string]secret.Value) []Field {
-	fields := make([]Field, 0, len(payload))
+// appendFields selects every field of a secret, in the order of their names.
+func appendFields(fields []Field, payload map[string]secret.Value) []Field {
 	for name := range payload {
 		fields = append(fields, Field{Name: name})
 	}

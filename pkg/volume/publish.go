@@ -136,23 +136,20 @@ func (s *Set) create(ctx context.Context, v *volume, r record, spec Spec, tokens
 		return err
 	}
 	r.Created, r.Held = time.Now().UTC(), content.held
-	var draft draft
-	defer func() { draft.close() }()
-	size, err := s.mount(place, v, r, spec, content.files, func(device uint64) (err error) {
+	size, err := s.mount(place, v, r, spec, content.files, func(device uint64) error {
 		r.Device = device
-		draft, err = s.records.begin(r)
+		err := s.records.begin(r)
 		s.opts.Checkpoint("publishing recorded")
 		return err
 	})
 	if err != nil {
 		return errors.Join(err, s.records.remove(r.ID))
 	}
-	if err := draft.commit(); err != nil {
+	if err := s.records.commit(r.ID); err != nil {
 		s.unreserve(size)
 		v.shutSockets()
 		return errors.Join(err, s.discard(r.ID, r.Target))
 	}
-	r.Published = 1
 	s.opts.Checkpoint("published recorded")
 
 	s.mu.Lock()

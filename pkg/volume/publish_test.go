@@ -69,17 +69,14 @@ func TestPublish(t *testing.T) {
 				t.Errorf("read was asked for as %+v", r)
 			}
 		}
-		for _, name := range n.records(t) {
-			path := filepath.Join(n.stateDir, "volumes", name)
-			b, err := os.ReadFile(path)
-			if err != nil || strings.Contains(string(b), "c4n4ry") {
-				t.Errorf("the record is %s, %v", b, err)
-			}
-			if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
-				t.Errorf("the record has mode %v, %v", info.Mode(), err)
-			}
+		b, err := os.ReadFile(n.journal())
+		if err != nil || strings.Contains(string(b), "c4n4ry") {
+			t.Errorf("the records are %s, %v", b, err)
 		}
-		if got := n.records(t); len(got) != 1 {
+		if info, err := os.Stat(n.journal()); err != nil || info.Mode() != 0o600 {
+			t.Errorf("the records have mode %v, %v", info.Mode(), err)
+		}
+		if got := n.records(t); len(got) != 1 || !strings.HasPrefix(got["v"], "published ") {
 			t.Errorf("records are %v, want one", got)
 		}
 	})

@@ -20,28 +20,26 @@ import (
 //
 // The error joins what could not be recovered or removed; everything else was.
 func (s *Set) Recover(ctx context.Context) error {
-	names, err := s.records.list()
+	entries, err := s.records.load(s.logBadRecord)
 	errs := []error{err}
-	for _, name := range names {
+	for _, e := range entries {
 		if ctx.Err() != nil {
 			return errors.Join(append(errs, ctx.Err())...)
 		}
-		errs = append(errs, s.recoverRecord(ctx, name))
+		errs = append(errs, s.recoverVolume(ctx, e))
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Set) recoverRecord(ctx context.Context, name string) error {
-	r, spec, err := s.records.load(name)
-	if errors.Is(err, errTornRecord) {
-		return s.records.dir.Remove(name) // nothing had been mounted
-	}
-	if errors.Is(err, errBadRecord) {
-		s.opts.Logger.Error("record of a volume set aside", "err", err)
-		return s.records.setAside(name)
-	}
+func (s *Set) logBadRecord(err error) {
+	s.opts.Logger.Error("record of a volume set aside", "err", err)
+}
+
+func (s *Set) recoverVolume(ctx context.Context, e entry) error {
+	r, spec, err := e.record()
 	if err != nil {
-		return err
+		s.logBadRecord(err)
+		return s.records.setAside(e)
 	}
 	_, v, end, err := s.begin(ctx, r.ID)
 	if err != nil {
@@ -51,7 +49,7 @@ func (s *Set) recoverRecord(ctx context.Context, name string) error {
 	if err := s.claim(r.Target, r.ID); err != nil {
 		return err
 	}
-	if r.Published == 0 {
+	if !e.published {
 		defer s.release(r.Target)
 		s.log(slog.LevelWarn, "volume removed whose publish or unpublish did not end", &r)
 		return s.discard(r.ID, r.Target)

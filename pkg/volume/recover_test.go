@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,13 +128,12 @@ func TestRecoverLeavesStrangersAlone(t *testing.T) {
 			}
 		},
 		"from a volume that was found half recorded": func(t *testing.T, n *node) {
-			path := filepath.Join(n.stateDir, "volumes", n.records(t)[0])
-			text, err := os.ReadFile(path)
+			text, err := os.ReadFile(n.journal())
 			if err != nil {
 				t.Fatal(err)
 			}
 			text = regexp.MustCompile(`"device":\d+`).ReplaceAll(text, []byte(`"device":0`))
-			if err := os.WriteFile(path, text, 0o600); err != nil {
+			if err := os.WriteFile(n.journal(), text, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			recover(t, n)
@@ -179,81 +177,6 @@ func mountStranger(t *testing.T, target string) {
 	}
 	if err := os.WriteFile(filepath.Join(target, "mine"), nil, 0o600); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestBadRecordsAreSetAside(t *testing.T) {
-	for name, text := range map[string]string{
-		"cut off":       `{"published":1,"version":1,"id":"v"`,
-		"not JSON":      "record",
-		"other version": `{"version": 99, "id": "v"}`,
-		"other volume":  `{"version": 1, "id": "w", "target": "/w", "attributes": {"store": "s", "secrets": "a"}}`,
-		"bad volume":    `{"version": 1, "id": "v", "target": "/v", "attributes": {"secret": "a"}}`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := newNode(t)
-			n.store.set("a", fields{"a": "1"})
-			n.mustPublish(t, n.request("v", "a"))
-			n.mustPublish(t, n.request("w", "a"))
-			records := n.records(t)
-			slices.Sort(records)
-			bad := slices.IndexFunc(records, func(r string) bool {
-				b, err := os.ReadFile(filepath.Join(n.stateDir, "volumes", r))
-				return err == nil && strings.Contains(string(b), `"id":"v"`)
-			})
-			path := filepath.Join(n.stateDir, "volumes", records[bad])
-			if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.WriteFile(path+".new", []byte("{"), 0o600)); err != nil {
-				t.Fatal(err)
-			}
-			n.restart(t)
-			if err := n.Recover(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if diff := cmp.Diff([]string{"w"}, n.IDs()); diff != "" {
-				t.Error(diff)
-			}
-			records[bad] += ".bad"
-			slices.Sort(records)
-			if diff := cmp.Diff(records, n.records(t)); diff != "" {
-				t.Error(diff)
-			}
-			if diff := cmp.Diff(map[string]string{"a": "1"}, n.files(t, "v")); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
-// TestTornRecordIsDropped has the record of a volume that was being published cut off: nothing had been mounted then.
-func TestTornRecordIsDropped(t *testing.T) {
-	for _, torn := range []string{"", `{"publ`, `{"published":`, `{"published":0`, `{"published":0,"version":1,"id":"v`} {
-		n := newNode(t)
-		n.store.set("a", fields{"a": "1"})
-		n.mustPublish(t, n.request("v", "a"))
-		record := filepath.Join(n.stateDir, "volumes", n.records(t)[0])
-		if err := n.Unpublish(t.Context(), "v", n.target("v")); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(record, []byte(torn), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		n.restart(t)
-		if err := n.Recover(t.Context()); err != nil {
-			t.Error(err)
-		}
-		n.absent(t, "v")
-		n.mustPublish(t, n.request("v", "a"))
-	}
-}
-
-// TestRecordStartsWithItsDigit holds what the digit is overwritten by: its place.
-func TestRecordStartsWithItsDigit(t *testing.T) {
-	n := newNode(t)
-	n.store.set("a", fields{"a": "1"})
-	n.mustPublish(t, n.request("v", "a"))
-	text, err := os.ReadFile(filepath.Join(n.stateDir, "volumes", n.records(t)[0]))
-	if err != nil || !strings.HasPrefix(string(text), `{"published":1,`) {
-		t.Errorf("the record is %q, %v", text, err)
 	}
 }
 

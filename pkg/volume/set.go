@@ -85,7 +85,7 @@ type Options struct {
 // different ones do not wait for each other. The hooks in Options must not wait for a call of the Set.
 type Set struct {
 	opts    Options
-	records records
+	records *journal
 	metrics metrics
 
 	mu      sync.Mutex
@@ -156,7 +156,7 @@ func New(opts Options) (*Set, error) {
 	if opts.MaxNodeBytes <= 0 {
 		opts.MaxNodeBytes = 256 << 20
 	}
-	records, err := openRecords(opts.StateDir)
+	records, err := newJournal(opts.StateDir)
 	if err != nil {
 		return nil, err
 	}
