@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"testing"
 	"time"
 
@@ -53,5 +54,19 @@ func TestError(t *testing.T) {
 	}
 	if s := providers.Kind(200).String(); s != "unknown" {
 		t.Errorf("an undefined kind prints as %q", s)
+	}
+}
+
+func TestRetryAfterOf(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"": 0, "7": 7 * time.Second, "0": 0, "-1": 0, "soon": 0, "Thu, 01 Jan 1970 00:00:00 GMT": 0,
+	} {
+		if got := providers.RetryAfterOf(http.Header{"Retry-After": {text}}); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+	later := time.Now().Add(time.Minute).UTC().Format(http.TimeFormat)
+	if got := providers.RetryAfterOf(http.Header{"Retry-After": {later}}); got < 50*time.Second || got > time.Minute {
+		t.Errorf("%q: %v", later, got)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -99,7 +98,9 @@ func said(action, resource string, api smithy.APIError, resp *http.Response) err
 		return providers.Errorf(kind, "%s of %s: AWS refuses it (%s): allow it in the policies of the caller, the secret and its key", action, resource, code)
 	case providers.Throttled, providers.Unavailable:
 		err := providers.Errorf(kind, "%s: AWS answered %s", action, code)
-		err.RetryAfter = retryAfter(resp)
+		if resp != nil {
+			err.RetryAfter = providers.RetryAfterOf(resp.Header)
+		}
 		return err
 	default:
 		return providers.Errorf(kind, "%s of %s: AWS answered %s", action, resource, code)
@@ -150,16 +151,4 @@ func response(err error) *http.Response {
 		return e.Response.Response
 	}
 	return nil
-}
-
-// retryAfter reads the header, in seconds; zero if it is not there.
-func retryAfter(resp *http.Response) time.Duration {
-	if resp == nil {
-		return 0
-	}
-	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-	if err != nil || seconds < 0 {
-		return 0
-	}
-	return time.Duration(seconds) * time.Second
 }

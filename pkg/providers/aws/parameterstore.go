@@ -13,6 +13,7 @@ import (
 
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/connect"
+	"github.com/keywell/keywell/pkg/providers/gather"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -73,8 +74,8 @@ type parameters struct {
 // parameterSession is the clients of one identity, and what is known of its rights.
 type parameterSession struct {
 	clients   []*ssm.Client // one for each region
-	decrypted *gatherer[types.Parameter]
-	plain     *gatherer[types.Parameter] // secure strings as they are stored, for their versions
+	decrypted *gather.Gatherer[types.Parameter]
+	plain     *gather.Gatherer[types.Parameter] // secure strings as they are stored, for their versions
 }
 
 func newParameterSession(c *connections, credentials aws.CredentialsProvider) *parameterSession {
@@ -107,7 +108,7 @@ func (s *parameters) Fetch(ctx context.Context, q providers.Query) (providers.Pa
 	}
 	p, err := session.read(ctx, name, q.Known)
 	if err != nil {
-		s.sessions.noteError(q, err)
+		s.sessions.noteError(q, session, err)
 		return providers.Payload{}, failed(ctx, "ssm:GetParameter", name, err)
 	}
 	version := strconv.FormatInt(p.Version, 10)
@@ -147,7 +148,7 @@ func (s *parameters) List(ctx context.Context, q providers.Query) ([]string, err
 	}
 	names, err := inTurn(ctx, session.clients, s.list)
 	if err != nil {
-		s.sessions.noteError(q, err)
+		s.sessions.noteError(q, session, err)
 		return nil, failed(ctx, "ssm:DescribeParameters", "*", err)
 	}
 	slices.Sort(names)
@@ -180,29 +181,26 @@ func (s *parameters) list(ctx context.Context, c *ssm.Client) ([]string, error) 
 // read reads a parameter. If a version is known, the parameter is not decrypted before it proves to be another.
 func (s *parameterSession) read(ctx context.Context, name, known string) (types.Parameter, error) {
 	if known != "" {
-		p, err := s.plain.get(ctx, name)
+		p, err := s.plain.Get(ctx, name)
 		if err != nil || strconv.FormatInt(p.Version, 10) == known || p.Type != types.ParameterTypeSecureString {
 			return p, err
 		}
 	}
-	return s.decrypted.get(ctx, name)
+	return s.decrypted.Get(ctx, name)
 }
 
-func (s *parameterSession) gatherer(decrypt bool) *gatherer[types.Parameter] {
+func (s *parameterSession) gatherer(decrypt bool) *gather.Gatherer[types.Parameter] {
 	one := func(ctx context.Context, name string) (types.Parameter, error) { return s.get(ctx, name, decrypt) }
-	return &gatherer[types.Parameter]{
-		limit: parametersLimit,
-		call: func(ctx context.Context, names []string) (map[string]result[types.Parameter], error) {
-			if len(names) == 1 {
-				return each(ctx, names, one), nil
-			}
-			results, err := s.getAll(ctx, names, decrypt)
-			if denied(err) { // for one of them, or for the action as such: only one by one it shows
-				return each(ctx, names, one), nil
-			}
-			return results, err
-		},
-	}
+	return gather.New(parametersLimit, func(ctx context.Context, names []string) (map[string]gather.Result[types.Parameter], error) {
+		if len(names) == 1 {
+			return gather.Each(ctx, names, one), nil
+		}
+		results, err := s.getAll(ctx, names, decrypt)
+		if denied(err) { // for one of them, or for the action as such: only one by one it shows
+			return gather.Each(ctx, names, one), nil
+		}
+		return results, err
+	})
 }
 
 func (s *parameterSession) get(ctx context.Context, name string, decrypt bool) (types.Parameter, error) {
@@ -219,22 +217,22 @@ func (s *parameterSession) get(ctx context.Context, name string, decrypt bool) (
 }
 
 // getAll reads parameters in one call. Those that are missing are listed in the answer.
-func (s *parameterSession) getAll(ctx context.Context, names []string, decrypt bool) (map[string]result[types.Parameter], error) {
+func (s *parameterSession) getAll(ctx context.Context, names []string, decrypt bool) (map[string]gather.Result[types.Parameter], error) {
 	out, err := inTurn(ctx, s.clients, func(ctx context.Context, c *ssm.Client) (*ssm.GetParametersOutput, error) {
 		return c.GetParameters(ctx, &ssm.GetParametersInput{Names: names, WithDecryption: &decrypt})
 	})
 	if err != nil {
 		return nil, err
 	}
-	results := make(map[string]result[types.Parameter], len(names))
+	results := make(map[string]gather.Result[types.Parameter], len(names))
 	for _, name := range names {
-		results[name] = result[types.Parameter]{err: &smithy.GenericAPIError{Code: "ParameterNotFound"}}
+		results[name] = gather.Result[types.Parameter]{Err: &smithy.GenericAPIError{Code: "ParameterNotFound"}}
 	}
 	for _, p := range out.Parameters {
 		for _, name := range []string{aws.ToString(p.Name), aws.ToString(p.ARN)} {
 			name += aws.ToString(p.Selector)
 			if _, asked := results[name]; asked {
-				results[name] = result[types.Parameter]{value: p}
+				results[name] = gather.Result[types.Parameter]{Value: p}
 			}
 		}
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/connect"
+	"github.com/keywell/keywell/pkg/providers/gather"
+	"github.com/keywell/keywell/pkg/providers/members"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -79,7 +81,7 @@ type secretStore struct {
 // secretSession is the clients of one identity, and what is known of its rights.
 type secretSession struct {
 	clients []*sm.Client // one for each region
-	values  *gatherer[*sm.GetSecretValueOutput]
+	values  *gather.Gatherer[*sm.GetSecretValueOutput]
 
 	noBatch, noDescribe atomic.Bool // refused before: not tried again before the session is renewed
 }
@@ -94,7 +96,7 @@ func newSecretSession(c *connections, credentials aws.CredentialsProvider) *secr
 			}
 		}))
 	}
-	s.values = &gatherer[*sm.GetSecretValueOutput]{limit: batchLimit, call: s.getAll}
+	s.values = gather.New(batchLimit, s.getAll)
 	return s
 }
 
@@ -115,12 +117,12 @@ func (s *secretStore) Fetch(ctx context.Context, q providers.Query) (providers.P
 	}
 	var out *sm.GetSecretValueOutput
 	if q.Version == "" && q.Stage == "" && q.Known == "" {
-		out, err = session.values.get(ctx, q.Name)
+		out, err = session.values.Get(ctx, q.Name)
 	} else {
 		out, err = session.get(ctx, q)
 	}
 	if err != nil {
-		s.sessions.noteError(q, err)
+		s.sessions.noteError(q, session, err)
 		return providers.Payload{}, failed(ctx, "secretsmanager:GetSecretValue", q.Name, err)
 	}
 	return s.payload(out)
@@ -137,7 +139,7 @@ func (s *secretStore) List(ctx context.Context, q providers.Query) ([]string, er
 	}
 	names, err := inTurn(ctx, session.clients, listSecrets)
 	if err != nil {
-		s.sessions.noteError(q, err)
+		s.sessions.noteError(q, session, err)
 		return nil, failed(ctx, "secretsmanager:ListSecrets", "*", err)
 	}
 	slices.Sort(names)
@@ -168,26 +170,26 @@ func (s *secretSession) get(ctx context.Context, q providers.Query) (*sm.GetSecr
 }
 
 // getAll reads the current versions of names, in one call where it may.
-func (s *secretSession) getAll(ctx context.Context, names []string) (map[string]result[*sm.GetSecretValueOutput], error) {
+func (s *secretSession) getAll(ctx context.Context, names []string) (map[string]gather.Result[*sm.GetSecretValueOutput], error) {
 	one := func(ctx context.Context, name string) (*sm.GetSecretValueOutput, error) {
 		return s.get(ctx, providers.Query{Name: name})
 	}
 	if len(names) == 1 || s.noBatch.Load() {
-		return each(ctx, names, one), nil
+		return gather.Each(ctx, names, one), nil
 	}
 	out, err := inTurn(ctx, s.clients, func(ctx context.Context, c *sm.Client) (*sm.BatchGetSecretValueOutput, error) {
 		return c.BatchGetSecretValue(ctx, &sm.BatchGetSecretValueInput{SecretIdList: names})
 	})
 	if denied(err) { // a right of its own, which those who only know Dapr have not granted
 		s.noBatch.Store(true)
-		return each(ctx, names, one), nil
+		return gather.Each(ctx, names, one), nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	results := byID(names, out)
 	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool { _, ok := results[name]; return ok })
-	for name, r := range each(ctx, missing, one) {
+	for name, r := range gather.Each(ctx, missing, one) {
 		results[name] = r
 	}
 	return results, nil
@@ -195,21 +197,21 @@ func (s *secretSession) getAll(ctx context.Context, names []string) (map[string]
 
 // byID assigns what a batch brought to the names that were asked for. A value says under which name and ARN the secret is
 // known, not how it was asked for.
-func byID(names []string, out *sm.BatchGetSecretValueOutput) map[string]result[*sm.GetSecretValueOutput] {
-	results := make(map[string]result[*sm.GetSecretValueOutput], len(names))
+func byID(names []string, out *sm.BatchGetSecretValueOutput) map[string]gather.Result[*sm.GetSecretValueOutput] {
+	results := make(map[string]gather.Result[*sm.GetSecretValueOutput], len(names))
 	for _, v := range out.SecretValues {
 		value := &sm.GetSecretValueOutput{
 			ARN: v.ARN, Name: v.Name, VersionId: v.VersionId, SecretString: v.SecretString, SecretBinary: v.SecretBinary,
 		}
 		for _, name := range names {
 			if arn := aws.ToString(v.ARN); name == aws.ToString(v.Name) || name == arn || isPartOf(name, arn) {
-				results[name] = result[*sm.GetSecretValueOutput]{value: value}
+				results[name] = gather.Result[*sm.GetSecretValueOutput]{Value: value}
 			}
 		}
 	}
 	for _, e := range out.Errors {
 		err := &smithy.GenericAPIError{Code: aws.ToString(e.ErrorCode), Message: aws.ToString(e.Message)}
-		results[aws.ToString(e.SecretId)] = result[*sm.GetSecretValueOutput]{err: err}
+		results[aws.ToString(e.SecretId)] = gather.Result[*sm.GetSecretValueOutput]{Err: err}
 	}
 	return results
 }
@@ -253,7 +255,7 @@ func (s *secretStore) payload(out *sm.GetSecretValueOutput) (providers.Payload, 
 	case out.SecretString == nil:
 		p.Fields = map[string]secret.Value{name: secret.New(out.SecretBinary)}
 	case s.split:
-		p.Fields = members(*out.SecretString, s.separator)
+		p.Fields = members.Of(*out.SecretString, s.separator)
 	}
 	if p.Fields == nil {
 		p.Fields = map[string]secret.Value{name: secret.FromString(*out.SecretString)}

@@ -16,14 +16,14 @@ import (
 const roleAnnotation = "eks.amazonaws.com/role-arn"
 
 // sessions gives what reads are made with: one session for the agent, or one for each service account.
-type sessions[S any] struct {
+type sessions[S comparable] struct {
 	*connections
 	*exchange.Cache[S]
 	accounts providers.ServiceAccounts
 	make     func(aws.CredentialsProvider) S
 }
 
-func newSessions[S any](c *connections, cfg providers.Config, make func(aws.CredentialsProvider) S) *sessions[S] {
+func newSessions[S comparable](c *connections, cfg providers.Config, make func(aws.CredentialsProvider) S) *sessions[S] {
 	s := &sessions[S]{connections: c, accounts: cfg.ServiceAccounts, make: make}
 	switch {
 	case c.podIdentity:
@@ -37,11 +37,11 @@ func newSessions[S any](c *connections, cfg providers.Config, make func(aws.Cred
 }
 
 // noteError gives up credentials that AWS calls expired, so that the next read gets others.
-func (s *sessions[S]) noteError(q providers.Query, err error) {
+func (s *sessions[S]) noteError(q providers.Query, used S, err error) {
 	if !expiredCredentials(err) {
 		return
 	}
-	s.Drop(q) // a pod's
+	s.Drop(q, used) // a pod's
 	if cache, ok := s.cfg.Credentials.(*aws.CredentialsCache); ok {
 		cache.Invalidate() // the agent's
 	}

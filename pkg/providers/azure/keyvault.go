@@ -71,7 +71,7 @@ func (v *vault) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 	}
 	p, err := read(ctx, session, q, name)
 	if err != nil {
-		v.sessions.noteError(q, err)
+		v.sessions.noteError(q, session, err)
 		return providers.Payload{}, failed(ctx, "get "+q.Name, err)
 	}
 	return p, nil
@@ -120,7 +120,7 @@ func (v *vault) List(ctx context.Context, q providers.Query) ([]string, error) {
 	}
 	names, err := list(ctx, session, most)
 	if err != nil {
-		v.sessions.noteError(q, err)
+		v.sessions.noteError(q, session, err)
 		return nil, failed(ctx, "list secrets", err)
 	}
 	slices.Sort(names)

@@ -76,9 +76,9 @@ func (s *sessions) session(credential azcore.TokenCredential) (*session, error) 
 }
 
 // noteError gives up a token that the vault does not accept, so that the next read gets another.
-func (s *sessions) noteError(q providers.Query, err error) {
+func (s *sessions) noteError(q providers.Query, used *session, err error) {
 	if statusOf(err) == http.StatusUnauthorized {
-		s.Drop(q)
+		s.Drop(q, used)
 	}
 }
 

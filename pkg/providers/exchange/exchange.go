@@ -30,10 +30,10 @@ const (
 )
 
 // Func makes credentials, and says when they expire: for the service account of q with q's token, or for the agent.
-type Func[T any] func(ctx context.Context, q providers.Query) (T, time.Time, error)
+type Func[T comparable] func(ctx context.Context, q providers.Query) (T, time.Time, error)
 
 // Cache keeps credentials by service account. Make one with New, NewShared or Fixed. It is safe for concurrent use.
-type Cache[T any] struct {
+type Cache[T comparable] struct {
 	exchange Func[T]
 	fixed    *T   // non-nil: there is nothing to exchange
 	shared   bool // one set for all
@@ -45,30 +45,30 @@ type Cache[T any] struct {
 type account struct{ namespace, name string }
 
 // entry is guarded by the Cache's mutex, but for what a closed done has published.
-type entry[T any] struct {
+type entry[T comparable] struct {
 	credentials    T
 	renew, expires time.Time  // zero: there are no credentials yet
 	flight         *flight[T] // non-nil while an exchange is under way
 }
 
-type flight[T any] struct {
+type flight[T comparable] struct {
 	done        chan struct{}
 	credentials T
 	err         error
 }
 
 // New returns an empty Cache of a store that is read as the pod.
-func New[T any](exchange Func[T]) *Cache[T] {
+func New[T comparable](exchange Func[T]) *Cache[T] {
 	return &Cache[T]{exchange: exchange, accounts: map[account]*entry[T]{}}
 }
 
 // NewShared returns an empty Cache of a store that is read as the agent: whoever asks, credentials are the same.
-func NewShared[T any](login Func[T]) *Cache[T] {
+func NewShared[T comparable](login Func[T]) *Cache[T] {
 	return &Cache[T]{exchange: login, shared: true, accounts: map[account]*entry[T]{}}
 }
 
 // Fixed returns a Cache of a store that is read as the agent with credentials that stay.
-func Fixed[T any](credentials T) *Cache[T] { return &Cache[T]{fixed: &credentials} }
+func Fixed[T comparable](credentials T) *Cache[T] { return &Cache[T]{fixed: &credentials} }
 
 // key returns whose credentials q is to be read with.
 func (c *Cache[T]) key(q providers.Query) (account, error) {
@@ -126,15 +126,18 @@ func (c *Cache[T]) Get(ctx context.Context, q providers.Query) (T, error) {
 	return f.credentials, f.err
 }
 
-// Drop forgets the credentials that q was read with, because the store does not accept them any more. Fixed ones stay.
-func (c *Cache[T]) Drop(q providers.Query) {
+// Drop forgets the credentials that q was read with, because the store does not accept them any more. If there are others by
+// now, these stay: of many reads that were refused with the same, the first has them replaced. Fixed ones stay.
+func (c *Cache[T]) Drop(q providers.Query, refused T) {
 	key, err := c.key(q)
 	if err != nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.accounts, key)
+	if e := c.accounts[key]; e != nil && e.credentials == refused {
+		delete(c.accounts, key)
+	}
 }
 
 // fly makes one exchange.

@@ -112,7 +112,9 @@ func TestDrop(t *testing.T) {
 	c := exchange.New(n.exchange)
 	want(t, c, by("alice", "a"), "alice-1")
 	want(t, c, by("bob", "b"), "bob-2")
-	c.Drop(by("alice", "other"))
+	c.Drop(by("alice", "other"), "alice-1")
+	want(t, c, by("alice", "a"), "alice-3")
+	c.Drop(by("alice", "late"), "alice-1") // was refused with what is replaced by now
 	want(t, c, by("alice", "a"), "alice-3")
 	want(t, c, by("bob", "b"), "bob-2")
 }
@@ -171,11 +173,11 @@ func TestAgent(t *testing.T) {
 			want(t, shared, q, "agent-1")
 			want(t, fixed, q, "key")
 		}
-		shared.Drop(by("bob", "b"))
+		shared.Drop(by("bob", "b"), "agent-1")
 		want(t, shared, providers.Query{}, "agent-2")
 		time.Sleep(50 * time.Minute)
 		want(t, shared, providers.Query{}, "agent-3")
-		fixed.Drop(providers.Query{})
+		fixed.Drop(providers.Query{}, "key")
 		want(t, fixed, providers.Query{}, "key")
 	})
 }

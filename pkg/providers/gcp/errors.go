@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -103,8 +102,6 @@ func refusedLogin(act string, resp *http.Response) error {
 	default:
 		return providers.Errorf(providers.Denied, "%s: Google refuses it (%d)", act, code)
 	}
-	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 {
-		mapped.RetryAfter = time.Duration(seconds) * time.Second
-	}
+	mapped.RetryAfter = providers.RetryAfterOf(resp.Header)
 	return mapped
 }

@@ -83,7 +83,7 @@ func (p *project) Fetch(ctx context.Context, q providers.Query) (providers.Paylo
 	}
 	got, err := p.sessions.client.AccessSecretVersion(routed(ctx, "name", name), &secretmanagerpb.AccessSecretVersionRequest{Name: name}, authorized)
 	if err != nil {
-		p.noteError(q, err)
+		p.noteError(q, session, err)
 		return providers.Payload{}, failed(ctx, "access "+name, err)
 	}
 	data := got.GetPayload().GetData()
@@ -129,9 +129,9 @@ func (p *project) unchanged(ctx context.Context, s *session, name, known string)
 }
 
 // noteError gives up a token that Google does not accept, so that the next read gets another.
-func (p *project) noteError(q providers.Query, err error) {
+func (p *project) noteError(q providers.Query, used *session, err error) {
 	if status.Code(err) == codes.Unauthenticated {
-		p.sessions.Drop(q)
+		p.sessions.Drop(q, used)
 	}
 }
 
@@ -154,7 +154,7 @@ func (p *project) List(ctx context.Context, q providers.Query) ([]string, error)
 		page, err := p.sessions.client.ListSecrets(routed(ctx, "parent", p.parent()),
 			&secretmanagerpb.ListSecretsRequest{Parent: p.parent(), PageSize: pageSize, PageToken: next}, authorized)
 		if err != nil {
-			p.noteError(q, err)
+			p.noteError(q, session, err)
 			return nil, failed(ctx, "list secrets of "+p.parent(), err)
 		}
 		for _, s := range page.GetSecrets() {

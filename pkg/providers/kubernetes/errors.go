@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strconv"
-	"time"
 
 	"github.com/keywell/keywell/pkg/providers"
 )
@@ -30,7 +28,7 @@ func refusal(r request, code int, header http.Header) *providers.Error {
 		return providers.Errorf(providers.Denied, "service account %s/%s: %w", r.callerNamespace, r.account, errBadToken)
 	case code == http.StatusTooManyRequests:
 		err := providers.Errorf(providers.Throttled, "the API server asks for fewer requests")
-		err.RetryAfter = retryAfter(header)
+		err.RetryAfter = providers.RetryAfterOf(header)
 		return err
 	case code == http.StatusGone:
 		return providers.Errorf(providers.Unavailable, "the API server does not know this state of the namespace any more")
@@ -38,7 +36,7 @@ func refusal(r request, code int, header http.Header) *providers.Error {
 		return providers.Errorf(providers.Invalid, "the API server answered %s", status(code))
 	default:
 		err := providers.Errorf(providers.Unavailable, "the API server answered %s", status(code))
-		err.RetryAfter = retryAfter(header)
+		err.RetryAfter = providers.RetryAfterOf(header)
 		return err
 	}
 }
@@ -79,13 +77,4 @@ func cutOff(ctx context.Context) error {
 		return providers.Errorf(providers.Unavailable, "read the API server's answer: %w", ctx.Err())
 	}
 	return providers.Errorf(providers.Unavailable, "the API server's answer is cut off or malformed")
-}
-
-// retryAfter reads the header, which the API server writes in seconds; zero if it is not there.
-func retryAfter(header http.Header) time.Duration {
-	seconds, err := strconv.Atoi(header.Get("Retry-After"))
-	if err != nil || seconds < 0 {
-		return 0
-	}
-	return time.Duration(seconds) * time.Second
 }

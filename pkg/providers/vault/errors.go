@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -33,7 +32,7 @@ func failure(ctx context.Context, r request, resp *api.Response, err error) erro
 	}
 	e := kindOf(resp.Response)
 	return &providers.Error{
-		Kind: e.kind, RetryAfter: retryAfter(resp.Header),
+		Kind: e.kind, RetryAfter: providers.RetryAfterOf(resp.Header),
 		Err: &statusError{request: r.String(), status: resp.StatusCode, meaning: e.meaning},
 	}
 }
@@ -89,16 +88,4 @@ func redirected(resp *http.Response) string {
 		return "Vault redirects to nowhere"
 	}
 	return "Vault redirects to " + strconv.Quote(to.Host) + ", which is not followed; let vaultAddr name the host that answers"
-}
-
-// retryAfter reads the header of that name, in either of its forms.
-func retryAfter(h http.Header) time.Duration {
-	text := h.Get("Retry-After")
-	if seconds, err := strconv.Atoi(text); err == nil && seconds > 0 {
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(text); err == nil {
-		return max(time.Until(at), 0)
-	}
-	return 0
 }

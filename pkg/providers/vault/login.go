@@ -1,11 +1,9 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -137,7 +135,7 @@ func loginError(method string, err error) error {
 // jwt returns the token of the pod or, for the agent, the one in its file.
 func (a *authenticator) jwt(ctx context.Context, tokens providers.TokenSource) (secret.Value, error) {
 	if !a.config.asPod {
-		return readFile("vaultJWTPath", a.config.auth.jwtPath)
+		return providers.ReadCredential("vaultJWTPath", a.config.auth.jwtPath)
 	}
 	jwt, _, err := tokens.Token(ctx, a.config.auth.audience)
 	return jwt, err
@@ -149,7 +147,7 @@ func (a *authenticator) appRoleSecret(ctx context.Context) (secret.Value, error)
 	id := a.config.auth.secretID
 	if path := a.config.auth.secretIDPath; path != "" {
 		var err error
-		if id, err = readFile("vaultSecretIDPath", path); err != nil {
+		if id, err = providers.ReadCredential("vaultSecretIDPath", path); err != nil {
 			return secret.Value{}, err
 		}
 	}
@@ -181,7 +179,7 @@ func (a *authenticator) given(ctx context.Context) (login, error) {
 	token := a.config.auth.token
 	if path := a.config.auth.tokenPath; path != "" {
 		var err error
-		if token, err = readFile("vaultTokenMountPath", path); err != nil {
+		if token, err = providers.ReadCredential("vaultTokenMountPath", path); err != nil {
 			return login{}, err
 		}
 	}
@@ -194,17 +192,4 @@ func (a *authenticator) given(ctx context.Context) (login, error) {
 	l.ttl = time.Duration(number(got.Data["ttl"])) * time.Second
 	l.renewable = string(got.Data["renewable"]) == "true"
 	return l, nil
-}
-
-// readFile reads a credential as it is now, without the white space around it.
-func readFile(property, path string) (secret.Value, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return secret.Value{}, providers.Errorf(providers.Unavailable, "%s: %w", property, err)
-	}
-	data = bytes.TrimSpace(data)
-	if len(data) == 0 {
-		return secret.Value{}, providers.Errorf(providers.Unavailable, "%s: the file is empty", property)
-	}
-	return secret.New(data), nil
 }

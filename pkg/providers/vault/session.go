@@ -189,7 +189,7 @@ func (r reader) current(ctx context.Context) (login, error) {
 
 // compare drops the login if the token file has another token by now.
 func (s *session) compare(path string) {
-	token, err := readFile("vaultTokenMountPath", path)
+	token, err := providers.ReadCredential("vaultTokenMountPath", path)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil && s.login.token.Len() > 0 && !s.login.token.Equal(token) {

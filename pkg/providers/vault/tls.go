@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+
+	"github.com/keywell/keywell/pkg/providers/trust"
 )
 
 // clientConfig returns what verifies a server that is reached as host. CA files and the client's certificate are read at
@@ -34,19 +36,7 @@ func (t tlsConfig) clientConfig(host string) (*tls.Config, error) {
 		if _, err := t.roots(); err != nil {
 			return nil, invalid(t.rootsProperty(), err.Error())
 		}
-		cfg.InsecureSkipVerify = true // verified below, against the roots of the day
-		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-			roots, err := t.roots()
-			if err != nil {
-				return err
-			}
-			opts := x509.VerifyOptions{DNSName: name, Roots: roots, Intermediates: x509.NewCertPool()}
-			for _, c := range cs.PeerCertificates[1:] {
-				opts.Intermediates.AddCert(c)
-			}
-			_, err = cs.PeerCertificates[0].Verify(opts)
-			return err
-		}
+		trust.Follow(cfg, name, t.roots)
 	}
 	return cfg, nil
 }

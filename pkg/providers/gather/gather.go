@@ -1,4 +1,8 @@
-package aws
+// Package gather makes one call of the reads that come within a moment, for stores that answer several names at once.
+//
+// A read waits a little for others, which costs little beside the call; it returns when its own context ends, and the call
+// goes on for the others. The drivers use it; what a batch may hold, and what becomes of one that fails, is theirs to say.
+package gather
 
 import (
 	"context"
@@ -10,21 +14,26 @@ import (
 // linger is how long the first of several reads waits for others to make one call with. It is little beside the call.
 const linger = 3 * time.Millisecond
 
-// gatherer makes one call of the reads that come within a moment. It is safe for concurrent use.
-type gatherer[V any] struct {
-	limit int // names per call
-	// call reads names, which are distinct. An error stands for all of them.
-	call func(ctx context.Context, names []string) (map[string]result[V], error)
+// Func reads names, which are distinct. An error stands for all of them.
+type Func[V any] func(ctx context.Context, names []string) (map[string]Result[V], error)
+
+// Gatherer gathers reads. Make one with New. It is safe for concurrent use.
+type Gatherer[V any] struct {
+	limit int
+	call  Func[V]
 
 	mu   sync.Mutex
 	open *gathering[V] // takes more names; nil: there is none
 }
 
-// result is what one name of a call got.
-type result[V any] struct {
-	value V
-	err   error
+// Result is what one name of a call got.
+type Result[V any] struct {
+	Value V
+	Err   error
 }
+
+// New returns a Gatherer that makes calls of at most limit names.
+func New[V any](limit int, call Func[V]) *Gatherer[V] { return &Gatherer[V]{limit: limit, call: call} }
 
 // gathering is one call to be. Before done is closed, it is guarded by the gatherer's mutex.
 type gathering[V any] struct {
@@ -33,12 +42,12 @@ type gathering[V any] struct {
 	full    chan struct{} // closed when no more names fit
 	done    chan struct{} // closed when results and err are set
 	cancel  context.CancelFunc
-	results map[string]result[V]
+	results map[string]Result[V]
 	err     error
 }
 
-// get reads one name. The call goes on for the others when one reader gives up, and ends with the last.
-func (g *gatherer[V]) get(ctx context.Context, name string) (V, error) {
+// Get reads one name. The call goes on for the others when one reader gives up, and ends with the last.
+func (g *Gatherer[V]) Get(ctx context.Context, name string) (V, error) {
 	b := g.join(ctx, name)
 	select {
 	case <-b.done:
@@ -59,11 +68,11 @@ func (g *gatherer[V]) get(ctx context.Context, name string) (V, error) {
 		return none, b.err
 	}
 	r := b.results[name]
-	return r.value, r.err
+	return r.Value, r.Err
 }
 
 // join adds name to the call that is being gathered, or begins one.
-func (g *gatherer[V]) join(ctx context.Context, name string) *gathering[V] {
+func (g *Gatherer[V]) join(ctx context.Context, name string) *gathering[V] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b := g.open
@@ -90,7 +99,7 @@ func (g *gatherer[V]) join(ctx context.Context, name string) *gathering[V] {
 }
 
 // run waits for more names and makes the call.
-func (g *gatherer[V]) run(ctx context.Context, b *gathering[V]) {
+func (g *Gatherer[V]) run(ctx context.Context, b *gathering[V]) {
 	defer b.cancel()
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
@@ -109,15 +118,15 @@ func (g *gatherer[V]) run(ctx context.Context, b *gathering[V]) {
 	close(b.done)
 }
 
-// each reads names one by one, at the same time, for callers that may not read them in one call.
-func each[V any](ctx context.Context, names []string, read func(context.Context, string) (V, error)) map[string]result[V] {
-	results := make([]result[V], len(names))
+// Each reads names one by one, at the same time, for callers that may not read them in one call.
+func Each[V any](ctx context.Context, names []string, read func(context.Context, string) (V, error)) map[string]Result[V] {
+	results := make([]Result[V], len(names))
 	var all sync.WaitGroup
 	for i, name := range names {
-		all.Go(func() { results[i].value, results[i].err = read(ctx, name) })
+		all.Go(func() { results[i].Value, results[i].Err = read(ctx, name) })
 	}
 	all.Wait()
-	byName := make(map[string]result[V], len(names))
+	byName := make(map[string]Result[V], len(names))
 	for i, name := range names {
 		byName[name] = results[i]
 	}

@@ -1,4 +1,6 @@
-package aws
+// Package members takes values apart that are JSON objects, for stores whose secrets have one value and that are told to
+// make fields of its members.
+package members
 
 import (
 	"bytes"
@@ -10,43 +12,43 @@ import (
 	"github.com/keywell/keywell/pkg/secret"
 )
 
-// members takes a JSON object apart: member name → value, strings as they are and everything else as JSON text, to the
+// Of takes a JSON object apart: member name → value, strings as they are and everything else as JSON text, to the
 // last digit of a number. With a separator, objects and arrays within are taken apart too, under the names on the way to
 // each value (an element's is its index) with the separator between them; of two values under one name the last in the
 // order of names stays. It returns nil for what is no JSON object.
-func members(text, separator string) map[string]secret.Value {
+func Of(text, separator string) map[string]secret.Value {
 	var object map[string]json.RawMessage
 	if json.Unmarshal([]byte(text), &object) != nil || object == nil {
 		return nil
 	}
 	fields := make(map[string]secret.Value, len(object))
 	for _, name := range slices.Sorted(maps.Keys(object)) {
-		addMember(fields, name, object[name], separator)
+		add(fields, name, object[name], separator)
 	}
 	return fields
 }
 
-func addMember(fields map[string]secret.Value, name string, raw json.RawMessage, separator string) {
+func add(fields map[string]secret.Value, name string, raw json.RawMessage, separator string) {
 	if separator != "" {
 		var object map[string]json.RawMessage
 		var array []json.RawMessage
 		if json.Unmarshal(raw, &object) == nil && object != nil {
 			for _, member := range slices.Sorted(maps.Keys(object)) {
-				addMember(fields, name+separator+member, object[member], separator)
+				add(fields, name+separator+member, object[member], separator)
 			}
 			return
 		}
 		if json.Unmarshal(raw, &array) == nil && array != nil {
 			for i, inner := range array {
-				addMember(fields, name+separator+strconv.Itoa(i), inner, separator)
+				add(fields, name+separator+strconv.Itoa(i), inner, separator)
 			}
 			return
 		}
 	}
-	fields[name] = memberValue(raw)
+	fields[name] = value(raw)
 }
 
-func memberValue(raw json.RawMessage) secret.Value {
+func value(raw json.RawMessage) secret.Value {
 	var text string
 	if len(raw) > 0 && raw[0] == '"' && json.Unmarshal(raw, &text) == nil {
 		return secret.FromString(text)
