@@ -4,6 +4,7 @@ package servertest
 
 import (
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -30,6 +31,15 @@ func Serve(t testing.TB, secure bool, h http.HandlerFunc) *httptest.Server {
 func ServeAt(t testing.TB, l net.Listener, h http.HandlerFunc) *httptest.Server {
 	web := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}} //nolint:gosec // httptest's own is like that
 	web.Start()
+	t.Cleanup(func() { end(web) })
+	return web
+}
+
+// ServeTLSAt is Serve, with TLS, at a listener, which it takes over. It does not mind clients that do not trust it.
+func ServeTLSAt(t testing.TB, l net.Listener, h http.HandlerFunc) *httptest.Server {
+	quiet := log.New(io.Discard, "", 0)
+	web := &httptest.Server{Listener: l, Config: &http.Server{Handler: h, ErrorLog: quiet}} //nolint:gosec // httptest's own is like that
+	web.StartTLS()
 	t.Cleanup(func() { end(web) })
 	return web
 }
@@ -69,6 +79,7 @@ type Fault struct {
 func (f Fault) Break(w http.ResponseWriter, r *http.Request, begun, text string) bool {
 	switch {
 	case f.Hang:
+		_, _ = io.Copy(io.Discard, r.Body) // else the server does not see that the client goes
 		<-r.Context().Done()
 		return true
 	case f.Code == "" && f.Status == 0:

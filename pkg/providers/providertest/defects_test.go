@@ -60,6 +60,7 @@ func fetchDefects() []defect {
 			}
 		})},
 		{name: "drops the version", caught: "fetch/value", fetch: editPayload(func(payload *providers.Payload) { payload.Version = "" })},
+		{name: "tells a version that it can't know", caught: "fetch/value", harness: func(h *providertest.Harness) { h.VersionsUntold = true }},
 		{name: "cleans names", caught: "fetch/hostile_names", fetch: editQuery(func(q *providers.Query) { q.Name = q.Name[strings.LastIndex(q.Name, "/")+1:] })},
 		{name: "splits off a query", caught: "fetch/hostile_names", fetch: editQuery(func(q *providers.Query) { q.Name, _, _ = strings.Cut(q.Name, "?") })},
 		{name: "matches prefixes", caught: "fetch/missing", fetch: editQuery(func(q *providers.Query) { q.Name = strings.TrimSuffix(q.Name, "s") })},

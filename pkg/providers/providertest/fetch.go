@@ -11,7 +11,7 @@ import (
 )
 
 func fetchValue(s *suite) {
-	version := s.put("db", canary+"-1")
+	version := s.told(s.put("db", canary+"-1"))
 	s.put("other", canary+"-2")
 	s.wantValue(providers.Query{Name: "db"}, canary+"-1")
 	p, _ := s.fetch(providers.Query{Name: "db"})
@@ -60,7 +60,7 @@ func fetchExactBytes(s *suite) {
 func fetchReplaced(s *suite) {
 	for i := range 3 {
 		value := fmt.Sprintf("%s-%d", canary, i)
-		version := s.put("db", value)
+		version := s.told(s.put("db", value))
 		s.wantValue(providers.Query{Name: "db"}, value)
 		if p, _ := s.fetch(providers.Query{Name: "db"}); p.Version != version {
 			s.Errorf("Version = %q, want %q", p.Version, version)
@@ -123,7 +123,7 @@ func fetchOtherMetadata(s *suite) {
 
 // fetchKnown checks that content is called unchanged only if it is, and never without being asked.
 func fetchKnown(s *suite) {
-	first := s.put("db", canary+"-1")
+	first := s.told(s.put("db", canary+"-1"))
 	if first == "" {
 		s.Skip("payloads of the store have no version")
 	}

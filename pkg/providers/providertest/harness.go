@@ -27,6 +27,8 @@ type Harness struct {
 
 	// UnknownVersion is a well-formed version id that no secret of the store has. Empty: versions can't be asked for.
 	UnknownVersion string
+	// VersionsUntold says that the store tells the version of an answer only if a version was asked for.
+	VersionsUntold bool
 	// CurrentStage and PreviousStage are the stages of the newest version and the one before. Empty: no stages.
 	CurrentStage, PreviousStage string
 	// Compares says that the provider answers a Query whose Known is the store's version with Unchanged.

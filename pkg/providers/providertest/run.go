@@ -85,6 +85,14 @@ func (s *suite) put(name, value string) (version string) {
 	return s.Put(name, map[string]string{name: value})
 }
 
+// told returns what the payload of a query without a version must say of the version that Put returned.
+func (s *suite) told(version string) string {
+	if s.VersionsUntold {
+		return ""
+	}
+	return version
+}
+
 // context returns a context that ends when the suite's patience does.
 func (s *suite) context() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(s.T.Context(), s.Patience)
