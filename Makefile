@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BIN     := bin/agent
 
-.PHONY: all build quickstart test unit lint compiler conformance moto sizes sdk image manifests chart-test e2e-build e2e postgres vault-test fuzz bench clean
+.PHONY: all build quickstart test unit lint compiler conformance moto sizes sdk daprd-test image manifests chart-test e2e-build e2e postgres vault-test fuzz bench clean
 
 all: build
 
@@ -54,6 +54,16 @@ compiler: # said here, because Go says it once for each package
 # Without npm the JS SDK's test skips and says so.
 test/sdk/js/node_modules: test/sdk/js/package-lock.json
 	@if command -v npm >/dev/null; then cd test/sdk/js && npm ci --no-audit --no-fund --ignore-scripts && touch node_modules; fi
+
+# Dapr's runtime, named after what it is built from, because that takes five minutes.
+DAPRD := .cache/daprd/daprd-$(shell sha256sum <test/sdk/daprd/go.sum | cut -c1-12)
+
+$(DAPRD):
+	@mkdir -p $(@D)
+	cd test/sdk/daprd && $(GO) build -trimpath -tags stablecomponents -ldflags '-s -w' -o $(abspath $@) github.com/dapr/dapr/cmd/daprd
+
+daprd-test: compiler build $(DAPRD) ## a stock daprd that has the agent as its secret store
+	cd test/sdk && KEYWELL_AGENT=$(abspath $(BIN)) KEYWELL_DAPRD=$(abspath $(DAPRD)) $(GO) test $(RACE) -tags $(TAGS) -count 1 -run Daprd ./...
 
 IMAGE   ?= ghcr.io/keywell/keywell:$(VERSION:v%=%)
 ARCHIVE ?= bin/keywell.tar

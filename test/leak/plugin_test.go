@@ -144,7 +144,25 @@ func (w *world) testPlugin(t *testing.T) {
 		err := w.publish(t, fmt.Sprint("plugin-", i), volume(v.secret))
 		w.expect(t, fmt.Sprintf("%v %+v", err, err), v.want)
 	}
+	w.testDaprd(t)
 	rotated := w.plant("rotated value of a plugin")
 	w.plugin.set(rotated)
 	w.Until("the volume has the plugin's new value", func() bool { return string(w.read("v/plugin/db/password")) == rotated })
+}
+
+// testDaprd reads as a daprd does, by the socket in a volume.
+func (w *world) testDaprd(t *testing.T) {
+	if err := w.publish(t, "daprd", map[string]string{"api": "dapr-plugin"}); err != nil {
+		t.Fatal(err)
+	}
+	daprd := componentsv1pb.NewSecretStoreClient(w.dial(t, "v/daprd/dapr-components/keywell.sock"))
+	get := func(component, secret string) string {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-component-instance", component)
+		answer, err := daprd.Get(ctx, &componentsv1pb.GetSecretRequest{Key: secret})
+		return fmt.Sprintf("%v %v %+v", answer.GetData(), err, err)
+	}
+	w.contains(t, get("file", "db"), string(w.planted["value of a file"])) // the control
+	w.expect(t, get("file", "internal"), "PermissionDenied")
+	w.expect(t, get("setting", "db"), "InvalidArgument")
+	w.expect(t, get("blabs", fmt.Sprint("code ", int(codes.Internal))), "plugin answers Get with Internal")
 }

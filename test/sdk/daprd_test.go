@@ -3,10 +3,7 @@ package sdk_test
 import (
 	"context"
 	"errors"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -63,16 +60,8 @@ func TestDaprd(t *testing.T) {
 // TestDaprdByVolume has a daprd find the socket in a pod's volume as it finds all of its plugins, with a component of that
 // type, and read on when the agent was killed, although it initialises a component once.
 func TestDaprdByVolume(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
 	a := prepare(t)
-	volumes, target := []string{"--csi-socket", a.dir + "/csi.sock", "--target-root", a.dir + "/v"}, a.dir+"/v/pod"
-	a.run(t, volumes...)
-	if out, err := exec.Command(a.binary, "mount", "--csi-socket", a.dir+"/csi.sock", "--attribute", "api=dapr-plugin", target).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(target, syscall.MNT_DETACH) })
+	target, flags := mountForDaprd(t, a)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	t.Setenv(pluggable.SocketFolderEnvVar, target+"/dapr-components")
@@ -100,14 +89,6 @@ func TestDaprdByVolume(t *testing.T) {
 	if err := read(); err == nil {
 		t.Fatal("there is no agent, and daprd has an answer")
 	}
-	a.run(t, volumes...)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for err := read(); err != nil; err = read() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal(err)
-		}
-	}
+	a.run(t, flags...)
+	eventually(t, read)
 }

@@ -3,6 +3,7 @@ package aws_test
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"testing"
 	"time"
 
@@ -85,4 +86,21 @@ func TestPodIdentityRefused(t *testing.T) {
 
 	nobody := map[string]string{"podIdentity": "true", "podIdentityEndpoint": "http://127.0.0.1:1/v1/credentials"}
 	wantKind(t, openAsPod(t, aws.SecretsManagerType, server, nil, nobody), asAssociated(server, "alice", "of-alice"), providers.Unavailable, "connection refused")
+}
+
+// TestPastProxy: a token for the agent of the node goes nowhere else.
+func TestPastProxy(t *testing.T) {
+	server := newAssociations(t)
+	client := aws.PastProxy(&http.Transport{Proxy: func(*http.Request) (*url.URL, error) {
+		t.Error("a proxy is asked for")
+		return nil, nil
+	}})
+	resp, err := client.Get(server.PodIdentityURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest { // there was no token
+		t.Errorf("status %d", resp.StatusCode)
+	}
 }
