@@ -5,6 +5,9 @@
 // locked to one goroutine, makes the sockets, and comes back; one that can't come back ends. It is the main thread in no
 // case, because that one can't end. Nothing is executed, and only the system calls that make sockets happen there.
 //
+// A listener on a loopback address takes connections by the loopback interface only. The address alone would be no
+// promise: see onLoopback.
+//
 // It refuses what is not a network namespace, whatever the path says, and the process' own, which is no pod's.
 //
 // A listener keeps its namespace alive, as does every connection that it accepted: who listens here has to close both

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,7 +121,7 @@ func visit(target int, do func() error) (err error, back bool) {
 // listen listens in the namespace that the calling thread is in. Addresses are numbers, so that nothing is looked up and
 // everything happens on this thread.
 func listen(ctx context.Context, addresses []string) ([]net.Listener, error) {
-	var config net.ListenConfig
+	config := net.ListenConfig{Control: onLoopback}
 	config.SetMultipathTCP(false) // loopback has one path
 	var listeners []net.Listener
 	for _, address := range addresses {
@@ -133,6 +135,19 @@ func listen(ctx context.Context, addresses []string) ([]net.Listener, error) {
 		listeners = append(listeners, l)
 	}
 	return listeners, nil
+}
+
+// onLoopback has a socket that is to listen on a loopback address take only what comes by the loopback interface. The
+// address alone is no promise: where route_localnet is set, which a pod may have inherited from its node's network
+// (kube-proxy sets it there), the kernel delivers packets to 127.0.0.1 that a neighbour has sent.
+func onLoopback(_, address string, socket syscall.RawConn) error {
+	host, err := netip.ParseAddrPort(address)
+	if err != nil || !host.Addr().IsLoopback() {
+		return nil
+	}
+	var bound error
+	err = socket.Control(func(fd uintptr) { bound = unix.BindToDevice(int(fd), "lo") })
+	return errors.Join(err, os.NewSyscallError("bind to lo", bound))
 }
 
 // cause is what the kernel said, without net's repetition of the address.

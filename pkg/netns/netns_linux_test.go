@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -229,6 +230,64 @@ func TestThreadsComeBack(t *testing.T) {
 	if got := n.Holders(t); len(got) != 0 {
 		t.Errorf("the namespace is held by %v", got)
 	}
+}
+
+// TestNeighbour has a neighbour send packets for 127.0.0.1 by the network that it shares with a namespace whose kernel
+// would take them: with route_localnet, which is inherited from the node. The listeners are for the namespace alone.
+func TestNeighbour(t *testing.T) {
+	victim, neighbour := netnstest.New(t), netnstest.New(t)
+	routeLocalnet := func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0) }
+	if err := neighbour.Do(func() error {
+		return errors.Join(routeLocalnet(), run(
+			"ip link add eth0 type veth peer name eth0 netns "+fmt.Sprintf("/proc/%d/fd/%s", os.Getpid(), filepath.Base(victim.Path())),
+			"ip address add 10.1.1.2/24 dev eth0",
+			"ip link set eth0 up",
+			"ip address del 127.0.0.1/8 dev lo", // as NET_ADMIN may
+			"ip route add 127.0.0.1 via 10.1.1.1 src 10.1.1.2",
+		))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := victim.Do(func() error {
+		return errors.Join(routeLocalnet(), run("ip address add 10.1.1.1/24 dev eth0", "ip link set eth0 up"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	careless, err := victim.Listen("127.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer careless.Close()
+	go say(careless, "careless")
+	if got, err := ask(t, neighbour, "127.0.0.1:80"); err != nil || got != "careless" {
+		t.Fatalf("the neighbour can't try, because its packets do not arrive: %q, %v", got, err)
+	}
+
+	listeners, err := netns.Listen(t.Context(), victim.Path(), ipv4, ipv6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(listeners)
+	for _, l := range listeners {
+		go say(l, "secret")
+	}
+	if got, err := ask(t, neighbour, ipv4); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("the neighbour gets %q, %v", got, err)
+	}
+	if got, err := ask(t, victim, ipv4); err != nil || got != "secret" {
+		t.Errorf("the namespace itself gets %q, %v", got, err)
+	}
+}
+
+// run runs commands in the namespace of the calling thread.
+func run(commands ...string) error {
+	for _, command := range commands {
+		words := strings.Fields(command)
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", command, err, out)
+		}
+	}
+	return nil
 }
 
 func BenchmarkListen(b *testing.B) {
