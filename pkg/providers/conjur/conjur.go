@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/keywell/keywell/pkg/providers"
@@ -57,12 +58,13 @@ func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 	if err := checkName(q.Name); err != nil {
 		return providers.Payload{}, err
 	}
-	if n, err := strconv.Atoi(q.Version); q.Version != "" && (err != nil || n < 1 || strconv.Itoa(n) != q.Version) {
-		return providers.Payload{}, providers.Errorf(providers.Invalid, "%.100q is asked for, and versions are numbers from 1 on", q.Version)
+	if err := checkVersion(q); err != nil {
+		return providers.Payload{}, err
 	}
 	var value secret.Value
+	asked := time.Now()
 	err := s.as(ctx, q, func(who *session) (err error) {
-		if q.Version == "" {
+		if q.Version == "" && !isDynamic(q.Name) {
 			value, err = who.values.Get(ctx, q.Name)
 		} else {
 			value, err = who.read(ctx, q.Name, q.Version)
@@ -73,6 +75,9 @@ func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 		return providers.Payload{}, ended(ctx, err)
 	}
 	p := providers.Payload{Version: q.Version}
+	if life := lifeOfIssued(value); isDynamic(q.Name) && life > 0 {
+		p.Issued, p.NotAfter = true, asked.Add(life)
+	}
 	if s.split {
 		p.Fields = members.Of(string(value.Reveal()), s.separator)
 	}
@@ -107,6 +112,20 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
+// checkVersion refuses what is no version.
+func checkVersion(q providers.Query) error {
+	n, err := strconv.Atoi(q.Version)
+	switch {
+	case q.Version == "":
+		return nil
+	case err != nil || n < 1 || strconv.Itoa(n) != q.Version:
+		return providers.Errorf(providers.Invalid, "%.100q is asked for, and versions are numbers from 1 on", q.Version)
+	case isDynamic(q.Name):
+		return providers.Errorf(providers.Invalid, "version %s is asked for, and dynamic secrets have none", q.Version)
+	}
+	return nil
+}
+
 // checkName refuses what no variable can be called, and what something on the way might take for another path.
 func checkName(name string) error {
 	const longest = 2000 // bytes: servers take lines of some thousand, and escaping makes three of one
@@ -122,4 +141,7 @@ func checkName(name string) error {
 }
 
 // Interface guard.
-var _ providers.Lister = (*store)(nil)
+var _ interface {
+	providers.Lister
+	providers.Issuer
+} = (*store)(nil)

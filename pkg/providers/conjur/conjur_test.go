@@ -70,6 +70,11 @@ func TestNames(t *testing.T) {
 		want(t, p, providers.Query{Name: name, Version: "1"}, "c4n4ry of "+name)
 	}
 	read(t, p, names)
+	for _, c := range server.Calls("batch") {
+		if strings.Contains(c.Name, "with") {
+			t.Errorf("a name with a comma is in the batch %q", c.Name)
+		}
+	}
 	listed, err := p.(providers.Lister).List(t.Context(), providers.Query{})
 	slices.Sort(names)
 	if diff := cmp.Diff(names, listed); err != nil || diff != "" {

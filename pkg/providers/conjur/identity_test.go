@@ -15,6 +15,8 @@ import (
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/conjur"
 	"github.com/keywell/keywell/pkg/providers/conjur/conjurtest"
+	"github.com/keywell/keywell/pkg/resolve"
+	"github.com/keywell/keywell/pkg/scope"
 )
 
 // TestAPIKey logs in once for many reads, and again with what the key's file has by then.
@@ -70,6 +72,43 @@ func write(t *testing.T, file, text string) {
 	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDynamicSecrets: each read issues a secret, which says how long it is valid. The resolver reads once.
+func TestDynamicSecrets(t *testing.T) {
+	server, p := newStore(t, map[string]string{"multipleKeyValuesPerSecret": "true", "nestedSeparator": "."})
+	server.Dynamic("aws", time.Hour)
+	q := providers.Query{Name: "data/dynamic/aws"}
+	for i := range 2 {
+		got, payload, err := storetest.Fetch(t, p, q)
+		if want := fmt.Sprint("c4n4ry-", i+1); err != nil || got["data.access_key_id"] != want || !payload.Issued {
+			t.Fatalf("got %v, %v; want %s, issued", got, err, want)
+		}
+		if left := time.Until(payload.NotAfter); left < 59*time.Minute || left > time.Hour {
+			t.Errorf("valid for %v", left)
+		}
+	}
+	wantKind(t, p, providers.Query{Name: q.Name, Version: "1"}, providers.Invalid, "dynamic secrets have none")
+	if names, err := p.(providers.Lister).List(t.Context(), providers.Query{}); err != nil || len(names) != 0 {
+		t.Errorf("List = %v, %v", names, err)
+	}
+	r := resolve.New(resolve.Options{})
+	t.Cleanup(r.Close)
+	r.Install(resolve.Store{Name: "conjur", Provider: p})
+	policy, err := scope.NewPolicy(scope.Rules{Stores: []scope.Store{{Name: "conjur"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant, err := policy.Authorize(scope.Identity{Namespace: "shop"}, scope.Ref{Store: "conjur", Name: q.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		res, err := r.Resolve(t.Context(), resolve.Request{Grant: grant, Origin: "volume", Fresh: true})
+		if err != nil || string(res.Fields["data.access_key_id"].Reveal()) != "c4n4ry-3" {
+			t.Errorf("through the resolver: %v", err)
+		}
 	}
 }
 

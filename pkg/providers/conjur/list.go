@@ -23,7 +23,8 @@ type resource struct {
 	Secrets     []struct{ Version int } // without values
 }
 
-// List returns the names of the variables that have a value and can be read. Conjur lists those on which the caller has any
+// List returns the names of the variables that have a value and can be read. Dynamic ones have none before they are read.
+// Conjur lists those on which the caller has any
 // right.
 func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
 	if err := s.Enter(ctx, q); err != nil {

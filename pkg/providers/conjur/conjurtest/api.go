@@ -3,6 +3,7 @@ package conjurtest
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/keywell/keywell/internal/servertest"
@@ -126,6 +128,10 @@ func (s *Server) serveRead(w http.ResponseWriter, login, name string, query url.
 	switch {
 	case !s.may(login, name, "execute"):
 		refuse(w, http.StatusForbidden, "")
+	case v.ttl != 0:
+		v.latest++
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"id": "%d", "ttl": %d, "data": {"access_key_id": "c4n4ry-%d"}}`, v.latest, v.ttl/time.Second, v.latest)
 	case !found:
 		refuse(w, http.StatusNotFound, "CONJ00076E Variable "+name+" is empty or not found, not "+v.versions[v.latest])
 	default:
@@ -143,7 +149,7 @@ func (s *Server) serveBatch(w http.ResponseWriter, r *http.Request, login string
 	for _, name := range names {
 		v := s.variables[name]
 		switch {
-		case v == nil || v.latest == 0:
+		case v == nil || len(v.versions) == 0: // and what is dynamic, of which Conjur issues some at a time only
 			missing = true
 		case !s.may(login, name, "execute"):
 			refuse(w, http.StatusForbidden, "")

@@ -52,6 +52,7 @@ type Server struct {
 type variable struct {
 	versions map[int]string
 	latest   int
+	ttl      time.Duration // of what each read issues; zero: nothing is issued
 }
 
 type grant struct {
@@ -108,6 +109,14 @@ func (s *Server) Declare(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.variables[name] = &variable{versions: map[int]string{}}
+}
+
+// Dynamic makes a variable of which each read issues a secret that is valid for ttl: an object whose member data has the number
+// of the read.
+func (s *Server) Dynamic(name string, ttl time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.variables["data/dynamic/"+name] = &variable{ttl: ttl}
 }
 
 // Put adds a version to a variable, unless its value is that already, and returns the version's number.
