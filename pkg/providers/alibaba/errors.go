@@ -21,14 +21,25 @@ var kinds = map[string]providers.Kind{
 	"EntityNotExists":       providers.NotFound,
 	"Forbidden":             providers.Denied,
 	"NoPermission":          providers.Denied,
+	"AuthenticationFail":    providers.Denied, // STS: of the token, or of its owner
 	"InvalidAccessKeyId":    providers.Denied,
 	"InvalidSecurityToken":  providers.Denied,
+	"InvalidTimeStamp":      providers.Unavailable, // the clocks differ, which says nothing of rights
 	"IncompleteSignature":   providers.Denied,
 	"SignatureDoesNotMatch": providers.Denied,
 	"SignatureNonceUsed":    providers.Unavailable,
 	"Throttling":            providers.Throttled,
 	"InternalError":         providers.Unavailable,
 	"ServiceUnavailable":    providers.Unavailable,
+}
+
+// expired is the code for the age of temporary credentials, which are replaced before the resolver's retry.
+const expired = "InvalidSecurityToken.Expired"
+
+// outdated tells whether Alibaba Cloud does not know the credentials any more with which a call was signed.
+func outdated(err error) bool {
+	code, _, _ := said(err)
+	return strings.HasPrefix(code, "InvalidSecurityToken.") || strings.HasPrefix(code, "InvalidAccessKeyId.")
 }
 
 // failed maps an error of the SDK for an act. Only the code of what Alibaba Cloud said is repeated, not its words.
@@ -49,6 +60,8 @@ func failed(ctx context.Context, act string, err error) error {
 	first, _, _ := strings.Cut(code, ".")
 	kind, listed := kinds[first]
 	switch {
+	case code == expired:
+		kind = providers.Unavailable
 	case listed:
 	case status == http.StatusTooManyRequests:
 		kind = providers.Throttled
@@ -58,6 +71,9 @@ func failed(ctx context.Context, act string, err error) error {
 		kind = providers.Invalid
 	default:
 		kind = providers.Unavailable
+	}
+	if first == "InvalidTimeStamp" {
+		code += ": compare the node's clock"
 	}
 	mapped := providers.Errorf(kind, "%s: Alibaba Cloud answered %s", act, code)
 	mapped.RetryAfter = after

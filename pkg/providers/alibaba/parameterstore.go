@@ -2,11 +2,9 @@ package alibaba
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"strconv"
 
-	openapi "github.com/alibabacloud-go/darabonba-openapi/v2/client"
 	"github.com/alibabacloud-go/darabonba-openapi/v2/utils"
 	"github.com/alibabacloud-go/tea/dara"
 
@@ -15,24 +13,6 @@ import (
 	"github.com/keywell/keywell/pkg/secret"
 )
 
-// Type is Dapr's component type.
-const Type = "secretstores.alicloud.parameterstore"
-
-// apiVersion is that of OOS. Source: https://api.aliyun.com/document/oos/2019-06-01/GetSecretParameter.
-const apiVersion = "2019-06-01"
-
-func properties() []providers.Property {
-	return []providers.Property{
-		{Name: "regionId", Required: true},
-		{Name: "accessKeyId", Required: true},
-		{Name: "accessKeySecret", Required: true, Secret: true},
-		{Name: "securityToken", Secret: true},
-		{Name: "endpoint"},
-	}
-}
-
-func selectors() providers.Selectors { return providers.Selectors{Version: true} }
-
 // Driver returns the driver.
 func Driver() providers.Driver { return driver(nil) }
 
@@ -40,54 +20,26 @@ func driver(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       Type,
 		Properties: properties(),
+		Identities: []providers.Identity{providers.AsAgent, providers.AsPod},
 		Selectors:  selectors(),
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
-			return open(cfg.Properties, dial)
+			s, err := newSettings(cfg.Properties, cfg.Identity)
+			if err != nil {
+				return nil, err
+			}
+			all, err := newSessions(s, cfg, dial)
+			if err != nil {
+				return nil, err
+			}
+			return &store{providers.NewGate(selectors(), all.http.CloseIdleConnections), all}, nil
 		},
 	}
 }
 
-func open(p providers.Properties, dial connect.Dialer) (providers.Provider, error) {
-	d := p.Decode(properties())
-	region, endpoint := d.String("regionId", ""), d.URL("endpoint", "https://oos.cn-hangzhou.aliyuncs.com")
-	id, key := string(d.Secret("accessKeyId").Reveal()), string(d.Secret("accessKeySecret").Reveal())
-	token := string(d.Secret("securityToken").Reveal())
-	if err := d.Err(); err != nil {
-		return nil, err
-	}
-	if !providers.ConsistsOf(region, 64, "-") {
-		return nil, providers.Errorf(providers.Invalid, `metadata field "regionId" is not a region such as cn-hangzhou`)
-	}
-	protocol, host := "https", "oos."+region+".aliyuncs.com"
-	if endpoint != nil {
-		protocol, host = endpoint.Scheme, endpoint.Host
-	}
-	web := connect.Client(dial)
-	config := &openapi.Config{
-		AccessKeyId: &id, AccessKeySecret: &key, RegionId: &region, Endpoint: &host, Protocol: &protocol,
-		HttpClient: caller{web},
-	}
-	if token != "" {
-		config.SecurityToken = &token
-	}
-	client, err := openapi.NewClient(config)
-	if err != nil { // its text may hold the keys
-		return nil, providers.Errorf(providers.Invalid, "the keys can't be used as they are set")
-	}
-	return &store{Gate: providers.NewGate(selectors(), web.CloseIdleConnections), client: client, region: region}, nil
-}
-
-// caller sends requests on the store's own connections, not on those that the SDK makes for all its clients.
-type caller struct{ http *http.Client }
-
-// Call sends r.
-func (c caller) Call(r *http.Request, _ *http.Transport) (*http.Response, error) { return c.http.Do(r) }
-
 // store is the Provider.
 type store struct {
 	*providers.Gate
-	client *openapi.Client
-	region string
+	sessions *sessions
 }
 
 // Fetch reads a secret parameter, decrypted: its newest version, unless q asks for another.
@@ -105,9 +57,9 @@ func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 		}
 		parameters["ParameterVersion"] = q.Version
 	}
-	body, err := s.call(ctx, "GetSecretParameter", parameters)
+	body, err := s.call(ctx, q, "GetSecretParameter", " of "+q.Name, parameters)
 	if err != nil {
-		return providers.Payload{}, failed(ctx, "oos:GetSecretParameter of "+q.Name, err)
+		return providers.Payload{}, err
 	}
 	parameter, _ := body["Parameter"].(map[string]any)
 	value, ok := parameter["Value"].(string)
@@ -135,9 +87,9 @@ func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
 		if next != "" {
 			parameters["NextToken"] = next
 		}
-		body, err := s.call(ctx, "GetSecretParametersByPath", parameters)
+		body, err := s.call(ctx, q, "GetSecretParametersByPath", "", parameters)
 		if err != nil {
-			return nil, failed(ctx, "oos:GetSecretParametersByPath", err)
+			return nil, err
 		}
 		page, _ := body["Parameters"].([]any)
 		for _, item := range page {
@@ -154,21 +106,26 @@ func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// call makes one call and returns the answer's members.
-func (s *store) call(ctx context.Context, action string, parameters map[string]string) (map[string]any, error) {
-	query := map[string]*string{"RegionId": &s.region}
-	for name, value := range parameters {
-		query[name] = &value
-	}
-	client := *s.client // a copy for each call, because a call writes to it
-	answer, err := client.CallApiWithCtx(ctx, &utils.Params{
-		Action: &action, Version: dara.String(apiVersion), Protocol: dara.String("HTTPS"), Method: dara.String(http.MethodPost), AuthType: dara.String("AK"),
-		Style: dara.String("RPC"), Pathname: dara.String("/"), ReqBodyType: dara.String("json"), BodyType: dara.String("json"),
-	}, &utils.OpenApiRequest{Query: query}, &dara.RuntimeOptions{Autoretry: dara.Bool(false), MaxAttempts: dara.Int(1)})
+// call makes one call as whom q is to be read, and gives up credentials that are not accepted any more, so that the next call
+// gets others.
+func (s *store) call(ctx context.Context, q providers.Query, action, object string, parameters map[string]string) (map[string]any, error) {
+	client, err := s.sessions.Get(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	body, _ := answer["body"].(map[string]any)
+	query := map[string]*string{"RegionId": &s.sessions.region}
+	for name, value := range parameters {
+		query[name] = &value
+	}
+	body, err := call(ctx, *client, utils.Params{
+		Action: &action, Version: dara.String(oosVersion), AuthType: dara.String("AK"), ReqBodyType: dara.String("json"),
+	}, &utils.OpenApiRequest{Query: query})
+	if err != nil {
+		if outdated(err) {
+			s.sessions.Drop(q, client)
+		}
+		return nil, failed(ctx, "oos:"+action+object, err)
+	}
 	return body, nil
 }
 

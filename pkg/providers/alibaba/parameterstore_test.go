@@ -1,9 +1,11 @@
 package alibaba_test
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/keywell/keywell/internal/loopback"
 	"github.com/keywell/keywell/internal/servertest"
@@ -86,6 +88,28 @@ func TestPath(t *testing.T) {
 			t.Errorf("version %s: %v", version, err)
 		}
 	}
+}
+
+// TestCalls: a read is one call, and a listing one for each page.
+func TestCalls(t *testing.T) {
+	server := alibabatest.NewServer(t, id, key, token)
+	p := open(t, config(server, nil))
+	for i := range 120 {
+		server.Put(fmt.Sprint("secret-", i), "c4n4ry")
+	}
+	storetest.Want(t, p, providers.Query{Name: "secret-7"}, "c4n4ry")
+	names, err := p.(providers.Lister).List(t.Context(), providers.Query{})
+	if n, m := len(server.Calls("GetSecretParameter")), len(server.Calls("GetSecretParametersByPath")); err != nil || len(names) != 120 || n != 1 || m != 3 {
+		t.Errorf("%d names with %d and %d calls, %v", len(names), n, m, err)
+	}
+}
+
+// TestClockSkew: a clock that is wrong is no denial.
+func TestClockSkew(t *testing.T) {
+	server := alibabatest.NewServer(t, id, key, token)
+	server.Put("db", "c4n4ry")
+	server.Skew(time.Hour)
+	storetest.WantKind(t, open(t, config(server, nil)), providers.Query{Name: "db"}, providers.Unavailable, "compare the node's clock")
 }
 
 func TestErrors(t *testing.T) {

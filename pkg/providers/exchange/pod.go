@@ -32,6 +32,22 @@ func Annotations(ctx context.Context, accounts providers.ServiceAccounts, q prov
 	return accounts.Annotations(ctx, q.Caller.Namespace, q.Caller.ServiceAccount)
 }
 
+// SessionName is how a session of q's service account is called in a cloud's audit log: at most 64 letters, digits, dots and
+// dashes, which every cloud takes.
+func SessionName(q providers.Query) string {
+	name := q.Caller.Namespace + "." + q.Caller.ServiceAccount
+	return name[:min(len(name), 64)]
+}
+
+// Refused returns err, of an exchange, as one that is about one identity: a role that is missing is no secret that is missing, and
+// what one service account asks for in a wrong way says nothing of the store. NotFound and Invalid become Denied.
+func Refused(err error) error {
+	if k := providers.KindOf(err); k == providers.NotFound || k == providers.Invalid {
+		return providers.Errorf(providers.Denied, "%w", err)
+	}
+	return err
+}
+
 // Unnamed returns the error for q's caller of whom neither its service account, by annotation, nor the manifest, by property,
 // says what it is in the cloud (such as a "role"). Its kind is Denied.
 func Unnamed(what string, accounts providers.ServiceAccounts, q providers.Query, annotation, property string) error {

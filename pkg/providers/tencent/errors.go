@@ -30,6 +30,15 @@ var kinds = map[string]providers.Kind{
 	"InvalidAction":         providers.Invalid,
 }
 
+// skewed is the code for a call that was signed at another time than Tencent's.
+const skewed = "AuthFailure.SignatureExpire"
+
+// outdated tells whether Tencent does not know the credentials any more with which a call was signed.
+func outdated(err error) bool {
+	said, ok := errors.AsType[*tcerrors.TencentCloudSDKError](err)
+	return ok && (said.Code == "AuthFailure.TokenFailure" || said.Code == "AuthFailure.SecretIdNotFound")
+}
+
 // failed maps an error of the SDK for an act. Only the code of what Tencent said is repeated, not its words.
 func failed(ctx context.Context, act string, err error) error {
 	if ctx.Err() != nil {
@@ -49,6 +58,9 @@ func failed(ctx context.Context, act string, err error) error {
 	kind, listed := kinds[first]
 	if !listed {
 		kind = providers.Unavailable
+	}
+	if said.Code == skewed { // which says nothing of rights
+		return providers.Errorf(providers.Unavailable, "%s: Tencent Cloud answered %s: compare the node's clock", act, skewed)
 	}
 	if !providers.ConsistsOf(said.Code, 100, ".") {
 		return providers.Errorf(kind, "%s: no usable answer", act)

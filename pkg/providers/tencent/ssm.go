@@ -5,17 +5,12 @@ import (
 	"encoding/base64"
 	"slices"
 
-	"github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common"
 	tchttp "github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common/http"
-	"github.com/tencentcloud/tencentcloud-sdk-go/tencentcloud/common/profile"
 
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/connect"
 	"github.com/keywell/keywell/pkg/secret"
 )
-
-// Type is Dapr's component type.
-const Type = "secretstores.tencentcloud.ssm"
 
 // The API. Source: https://cloud.tencent.com/document/api/1140/40522.
 const (
@@ -26,18 +21,6 @@ const (
 	enabled    = 1             // state of secrets that can be read
 )
 
-func properties() []providers.Property {
-	return []providers.Property{
-		{Name: "secretId", Required: true},
-		{Name: "secretKey", Required: true, Secret: true},
-		{Name: "token", Secret: true},
-		{Name: "region"},
-		{Name: "endpoint"},
-	}
-}
-
-func selectors() providers.Selectors { return providers.Selectors{Version: true} }
-
 // Driver returns the driver.
 func Driver() providers.Driver { return driver(nil) }
 
@@ -45,35 +28,23 @@ func driver(dial connect.Dialer) providers.Driver {
 	return providers.Driver{
 		Type:       Type,
 		Properties: properties(),
+		Identities: []providers.Identity{providers.AsAgent, providers.AsPod},
 		Selectors:  selectors(),
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
-			return open(cfg.Properties, dial)
+			s, err := newSettings(cfg.Properties, cfg.Identity)
+			if err != nil {
+				return nil, err
+			}
+			all := newSessions(s, cfg, dial)
+			return &store{providers.NewGate(selectors(), all.transport.CloseIdleConnections), all}, nil
 		},
 	}
-}
-
-func open(p providers.Properties, dial connect.Dialer) (providers.Provider, error) {
-	d := p.Decode(properties())
-	credential := common.NewTokenCredential(string(d.Secret("secretId").Reveal()), string(d.Secret("secretKey").Reveal()), string(d.Secret("token").Reveal()))
-	region, endpoint := d.String("region", ""), d.URL("endpoint", "https://ssm.tencentcloudapi.com")
-	if err := d.Err(); err != nil {
-		return nil, err
-	}
-	settings := profile.NewClientProfile()
-	settings.HttpProfile.Endpoint = service + ".tencentcloudapi.com"
-	if endpoint != nil {
-		settings.HttpProfile.Scheme, settings.HttpProfile.Endpoint = endpoint.Scheme, endpoint.Host
-	}
-	transport := connect.Transport(dial)
-	client := common.NewCommonClient(credential, region, settings)
-	client.WithHttpTransport(transport)
-	return &store{Gate: providers.NewGate(selectors(), transport.CloseIdleConnections), client: client}, nil
 }
 
 // store is the Provider.
 type store struct {
 	*providers.Gate
-	client *common.Client
+	sessions *sessions
 }
 
 type valueAnswer struct {
@@ -97,8 +68,8 @@ func (s *store) Fetch(ctx context.Context, q providers.Query) (providers.Payload
 		return providers.Payload{}, providers.Errorf(providers.Invalid, "%.100q, version %.100q: neither a secret's name nor a version is like that", q.Name, version)
 	}
 	answer := &valueAnswer{BaseResponse: &tchttp.BaseResponse{}}
-	if err := s.call(ctx, "GetSecretValue", map[string]any{"SecretName": q.Name, "VersionId": version}, answer); err != nil {
-		return providers.Payload{}, failed(ctx, "ssm:GetSecretValue of "+q.Name, err)
+	if err := s.call(ctx, q, "GetSecretValue", " of "+q.Name, map[string]any{"SecretName": q.Name, "VersionId": version}, answer); err != nil {
+		return providers.Payload{}, err
 	}
 	got := answer.Response
 	value := secret.FromString(got.SecretString)
@@ -128,8 +99,8 @@ func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
 	names := []string{}
 	for offset := 0; ; offset += pageSize {
 		answer := &listAnswer{BaseResponse: &tchttp.BaseResponse{}}
-		if err := s.call(ctx, "ListSecrets", map[string]any{"Offset": offset, "Limit": pageSize, "State": enabled}, answer); err != nil {
-			return nil, failed(ctx, "ssm:ListSecrets", err)
+		if err := s.call(ctx, q, "ListSecrets", "", map[string]any{"Offset": offset, "Limit": pageSize, "State": enabled}, answer); err != nil {
+			return nil, err
 		}
 		for _, m := range answer.Response.SecretMetadatas {
 			names = append(names, m.SecretName)
@@ -142,13 +113,27 @@ func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-func (s *store) call(ctx context.Context, action string, parameters map[string]any, answer tchttp.Response) error {
-	request := tchttp.NewCommonRequest(service, apiVersion, action)
-	if err := request.SetActionParameters(parameters); err != nil {
+// call makes one call as whom q is to be read, and gives up credentials that are not accepted any more, so that the next call
+// gets others.
+func (s *store) call(ctx context.Context, q providers.Query, action, object string, parameters map[string]any, answer tchttp.Response) error {
+	session, err := s.sessions.Get(ctx, q)
+	if err != nil {
 		return err
 	}
+	request := tchttp.NewCommonRequest(service, apiVersion, action)
 	request.SetContext(ctx)
-	return s.client.Send(request, answer)
+	if err = request.SetActionParameters(parameters); err == nil {
+		err = session.client.Send(request, answer)
+	}
+	switch act := service + ":" + action + object; {
+	case err == nil:
+		return nil
+	case session.temporary && outdated(err):
+		s.sessions.Drop(q, session)
+		return providers.Errorf(providers.Unavailable, "%w", failed(ctx, act, err))
+	default:
+		return failed(ctx, act, err)
+	}
 }
 
 // Interface guard.

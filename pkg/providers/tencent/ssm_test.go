@@ -1,8 +1,10 @@
 package tencent_test
 
 import (
+	"fmt"
 	"log/slog"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/keywell/keywell/internal/loopback"
@@ -85,6 +87,28 @@ func TestVersionID(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
+}
+
+// TestCalls: a read is one call, and a listing one for each page.
+func TestCalls(t *testing.T) {
+	server := tencenttest.NewServer(t, id, key, token)
+	p := open(t, config(server, nil))
+	for i := range 120 {
+		server.Put(fmt.Sprint("secret-", i), "c4n4ry", false)
+	}
+	storetest.Want(t, p, providers.Query{Name: "secret-7"}, "c4n4ry")
+	names, err := p.(providers.Lister).List(t.Context(), providers.Query{})
+	if n, m := len(server.Calls("GetSecretValue")), len(server.Calls("ListSecrets")); err != nil || len(names) != 120 || n != 1 || m != 2 {
+		t.Errorf("%d names with %d and %d calls, %v", len(names), n, m, err)
+	}
+}
+
+// TestClockSkew: a clock that is wrong is no denial.
+func TestClockSkew(t *testing.T) {
+	server := tencenttest.NewServer(t, id, key, token)
+	server.Put("db", "c4n4ry", false)
+	server.Skew(time.Hour)
+	storetest.WantKind(t, open(t, config(server, nil)), providers.Query{Name: "db"}, providers.Unavailable, "compare the node's clock")
 }
 
 func TestErrors(t *testing.T) {

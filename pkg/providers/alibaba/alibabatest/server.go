@@ -1,6 +1,8 @@
-// Package alibabatest is a fake of Alibaba Cloud OOS Parameter Store (signature ACS3-HMAC-SHA256) on loopback. It computes
-// every signature again, refuses calls that it does not know, and puts the secret that was asked for into its error
-// messages. Failures can be injected.
+// Package alibabatest is a fake of Alibaba Cloud on loopback: OOS Parameter Store (signature ACS3-HMAC-SHA256), STS and a node's
+// metadata service.
+//
+// It computes every signature again, checks web identity tokens, lets callers do what they were allowed, refuses calls that it
+// does not know, and puts the secret that was asked for into its error messages. Failures can be injected, calls are counted.
 package alibabatest
 
 import (
@@ -20,24 +22,38 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywell/keywell/internal/issuertest"
 	"github.com/keywell/keywell/internal/servertest"
 )
 
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
-	servertest.Record
+	servertest.Record // of calls such as "GetSecretParameter", "AssumeRoleWithOIDC", "node"
+	servertest.Grants // to the user "user" and to roles
 
-	URL string
+	URL    string             // of Parameter Store and STS
+	Node   string             // HOST:PORT of the metadata service
+	Issuer *issuertest.Issuer // of the tokens that Provider trusts
 
-	mu             sync.Mutex
-	id, key, token string
-	parameters     map[string][]string // name → values, oldest first
+	mu         sync.Mutex
+	keys       map[string]key      // access key id → key
+	roles      map[string][]string // role ARN → subjects that may assume it
+	node       string              // name of the node's role; empty: none
+	life       time.Duration       // of sessions
+	skew       time.Duration       // of the server's clock
+	serial     int
+	parameters map[string][]string // name → values, oldest first
 }
 
-// NewServer starts a server that ends with the test and takes requests signed with the keys.
-func NewServer(t testing.TB, id, key, token string) *Server {
-	s := &Server{id: id, key: key, token: token, parameters: map[string][]string{}}
+// NewServer starts a server that ends with the test, with a user who may do everything with the access key.
+func NewServer(t testing.TB, id, secret, token string) *Server {
+	s := &Server{
+		Issuer: issuertest.New(), life: time.Hour, keys: map[string]key{id: {secret: secret, token: token, principal: "user"}},
+		roles: map[string][]string{}, parameters: map[string][]string{},
+	}
+	s.Allow("user", "*", "*")
 	s.URL = servertest.Serve(t, false, s.serve).URL
+	s.Node = servertest.Serve(t, false, s.serveNode).Listener.Addr().String()
 	return s
 }
 
@@ -57,7 +73,21 @@ func (s *Server) Delete(name string) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	if code, status := s.authenticate(r); code != "" {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		return
+	}
+	if r.Header.Get("x-acs-version") == "2015-04-01" {
+		form, err := url.ParseQuery(string(body))
+		if err != nil {
+			refuse(w, http.StatusBadRequest, "InvalidParameter", "form")
+			return
+		}
+		s.serveSTS(w, r, form)
+		return
+	}
+	principal, code, status := s.authenticate(r, body)
+	if code != "" {
 		refuse(w, status, code, "the signature is not valid")
 		return
 	}
@@ -65,20 +95,27 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "InvalidParameter", "version or region")
 		return
 	}
-	c := servertest.Call{Action: r.Header.Get("x-acs-action"), Name: r.URL.Query().Get("Name")}
+	c := servertest.Call{Action: r.Header.Get("x-acs-action"), Name: r.URL.Query().Get("Name"), Principal: principal}
 	fault := s.Note(c)
 	s.mu.Lock()
 	out, code, status := s.do(c.Action, r.URL.Query())
 	s.mu.Unlock()
 	switch {
 	case fault != nil:
-		if text := fmt.Sprint(out); !fault.Break(w, r, `{"Parameter":{"Value":"`, text) {
-			refuse(w, fault.Status, fault.Code, text)
-		}
+		s.fail(w, r, *fault, fmt.Sprint(out))
+	case !s.May(c):
+		refuse(w, http.StatusForbidden, "Forbidden.RAM", fmt.Sprint(out))
 	case code != "":
 		refuse(w, status, code, c.Name)
 	default:
 		answer(w, out)
+	}
+}
+
+// fail answers with a fault. The text holds what the answer would have been.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, f servertest.Fault, text string) {
+	if !f.Break(w, r, `{"Parameter":{"Value":"`, text) {
+		refuse(w, f.Status, f.Code, text)
 	}
 }
 
@@ -136,21 +173,26 @@ func (s *Server) list(q url.Values) (out map[string]any, code string, status int
 
 var authorization = regexp.MustCompile(`^ACS3-HMAC-SHA256 Credential=([^,]+),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{64})$`)
 
-// authenticate returns code and status of what is wrong with a signature. Source:
+// authenticate returns who signed a request, or code and status of what is wrong with the signature. Source:
 // https://www.alibabacloud.com/help/en/sdk/product-overview/v3-request-structure-and-signature.
-func (s *Server) authenticate(r *http.Request) (code string, status int) {
+func (s *Server) authenticate(r *http.Request, body []byte) (principal, code string, status int) {
 	m := authorization.FindStringSubmatch(r.Header.Get("Authorization"))
 	at, err := time.Parse(time.RFC3339, r.Header.Get("x-acs-date"))
-	body, bodyErr := io.ReadAll(r.Body)
+	if m == nil || err != nil || r.Header.Get("x-acs-signature-nonce") == "" || r.Header.Get("x-acs-content-sha256") != sum(string(body)) {
+		return "", "IncompleteSignature", http.StatusBadRequest
+	}
+	s.mu.Lock()
+	k, known := s.keys[m[1]]
+	s.mu.Unlock()
 	switch {
-	case m == nil || err != nil || bodyErr != nil || r.Header.Get("x-acs-signature-nonce") == "" || r.Header.Get("x-acs-content-sha256") != sum(string(body)):
-		return "IncompleteSignature", http.StatusBadRequest
-	case m[1] != s.id:
-		return "InvalidAccessKeyId.NotFound", http.StatusNotFound
-	case r.Header.Get("x-acs-security-token") != s.token:
-		return "InvalidSecurityToken.Malformed", http.StatusBadRequest
-	case time.Since(at).Abs() > 15*time.Minute:
-		return "InvalidTimeStamp.Expired", http.StatusBadRequest
+	case !known:
+		return "", "InvalidAccessKeyId.NotFound", http.StatusNotFound
+	case r.Header.Get("x-acs-security-token") != k.token:
+		return "", "InvalidSecurityToken.Malformed", http.StatusBadRequest
+	case !k.expires.IsZero() && time.Now().After(k.expires):
+		return "", "InvalidSecurityToken.Expired", http.StatusBadRequest
+	case s.since(at).Abs() > 15*time.Minute:
+		return "", "InvalidTimeStamp.Expired", http.StatusBadRequest
 	}
 	var headers strings.Builder
 	for _, name := range strings.Split(m[2], ";") {
@@ -162,12 +204,19 @@ func (s *Server) authenticate(r *http.Request) (code string, status int) {
 	}
 	query := strings.ReplaceAll(r.URL.Query().Encode(), "+", "%20")
 	canonical := fmt.Sprintf("%s\n/\n%s\n%s\n%s\n%s", r.Method, query, headers.String(), m[2], sum(string(body)))
-	h := hmac.New(sha256.New, []byte(s.key))
+	h := hmac.New(sha256.New, []byte(k.secret))
 	h.Write([]byte("ACS3-HMAC-SHA256\n" + sum(canonical)))
 	if hex.EncodeToString(h.Sum(nil)) != m[3] {
-		return "SignatureDoesNotMatch", http.StatusBadRequest
+		return "", "SignatureDoesNotMatch", http.StatusBadRequest
 	}
-	return "", 0
+	return k.principal, "", 0
+}
+
+// since returns how long ago something was by the server's clock.
+func (s *Server) since(at time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(at) + s.skew
 }
 
 func sum(text string) string {

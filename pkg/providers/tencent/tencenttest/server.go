@@ -1,6 +1,9 @@
-// Package tencenttest is a fake of Tencent Cloud's Secrets Manager (API 3.0, signature TC3-HMAC-SHA256) on loopback. It
-// computes every signature again, refuses calls and parameters that it does not know, and puts the secret that was asked
-// for into its error messages. Failures can be injected.
+// Package tencenttest is a fake of Tencent Cloud on loopback: Secrets Manager (API 3.0, signature TC3-HMAC-SHA256), STS and a
+// node's metadata service.
+//
+// It computes every signature again, checks web identity tokens, lets callers do what they were allowed, refuses calls and
+// parameters that it does not know, and puts the secret that was asked for into its error messages. Failures can be injected,
+// calls are counted.
 package tencenttest
 
 import (
@@ -20,18 +23,27 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywell/keywell/internal/issuertest"
 	"github.com/keywell/keywell/internal/servertest"
 )
 
 // Server is the fake. It is safe for concurrent use.
 type Server struct {
-	servertest.Record
+	servertest.Record // of calls such as "GetSecretValue", "AssumeRoleWithWebIdentity", "node"
+	servertest.Grants // to the user "user" and to roles
 
-	URL string
+	URL    string             // of Secrets Manager and STS
+	Node   string             // HOST:PORT of the metadata service
+	Issuer *issuertest.Issuer // of the tokens that Provider trusts
 
-	mu             sync.Mutex
-	id, key, token string
-	secrets        map[string][]version // oldest first
+	mu      sync.Mutex
+	keys    map[string]key      // secret id → key
+	roles   map[string][]string // role ARN → subjects that may assume it
+	node    string              // name of the node's role; empty: none
+	life    time.Duration       // of sessions
+	skew    time.Duration       // of the server's clock
+	serial  int
+	secrets map[string][]version // oldest first
 }
 
 type version struct {
@@ -39,10 +51,15 @@ type version struct {
 	binary    bool
 }
 
-// NewServer starts a server that ends with the test and takes requests signed with the keys.
-func NewServer(t testing.TB, id, key, token string) *Server {
-	s := &Server{id: id, key: key, token: token, secrets: map[string][]version{}}
+// NewServer starts a server that ends with the test, with a user who may do everything with the keys.
+func NewServer(t testing.TB, id, secret, token string) *Server {
+	s := &Server{
+		Issuer: issuertest.New(), life: 2 * time.Hour, keys: map[string]key{id: {secret: secret, token: token, principal: "user"}},
+		roles: map[string][]string{}, secrets: map[string][]version{},
+	}
+	s.Allow("user", "*", "*")
 	s.URL = servertest.Serve(t, false, s.serve).URL
+	s.Node = servertest.Serve(t, false, s.serveNode).Listener.Addr().String()
 	return s
 }
 
@@ -72,18 +89,21 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	if code := s.authenticate(r, body); code != "" {
+	if r.Header.Get("X-TC-Version") == "2018-08-13" {
+		s.serveSTS(w, r, body)
+		return
+	}
+	principal, code := s.authenticate(r, body)
+	if code != "" {
 		refuse(w, code, "the signature is not valid")
 		return
 	}
 	var in parameters
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil || r.Header.Get("X-TC-Version") != "2019-09-23" {
+	if err := decode(body, &in); err != nil || r.Header.Get("X-TC-Version") != "2019-09-23" {
 		refuse(w, "UnknownParameter", fmt.Sprint(err))
 		return
 	}
-	c := servertest.Call{Action: r.Header.Get("X-TC-Action"), Name: in.SecretName}
+	c := servertest.Call{Action: r.Header.Get("X-TC-Action"), Name: in.SecretName, Principal: principal}
 	fault := s.Note(c)
 	s.mu.Lock()
 	out, code := s.do(c.Action, in)
@@ -91,11 +111,20 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case fault != nil:
 		fail(w, r, *fault, fmt.Sprint(out))
+	case !s.May(c):
+		refuse(w, "UnauthorizedOperation", fmt.Sprint(out))
 	case code != "":
 		refuse(w, code, in.SecretName)
 	default:
 		answer(w, out)
 	}
+}
+
+// decode reads a request's parameters, all of which are known.
+func decode(body []byte, in any) error {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	return dec.Decode(in)
 }
 
 func (s *Server) do(action string, in parameters) (map[string]any, string) {
@@ -140,31 +169,42 @@ func (s *Server) do(action string, in parameters) (map[string]any, string) {
 
 var authorization = regexp.MustCompile(`^TC3-HMAC-SHA256 Credential=([^/]+)/(\d{4}-\d\d-\d\d)/ssm/tc3_request, SignedHeaders=content-type;host, Signature=([0-9a-f]{64})$`)
 
-// authenticate returns the code of what is wrong with a signature. Source:
+// authenticate returns who signed a request, or the code of what is wrong with the signature. Source:
 // https://cloud.tencent.com/document/api/1140/40516.
-func (s *Server) authenticate(r *http.Request, body []byte) string {
+func (s *Server) authenticate(r *http.Request, body []byte) (principal, code string) {
 	m := authorization.FindStringSubmatch(r.Header.Get("Authorization"))
 	seconds, err := strconv.ParseInt(r.Header.Get("X-TC-Timestamp"), 10, 64)
+	if m == nil || r.Method != http.MethodPost || err != nil {
+		return "", "AuthFailure.InvalidAuthorization"
+	}
+	s.mu.Lock()
+	k, known := s.keys[m[1]]
+	s.mu.Unlock()
 	switch at := time.Unix(seconds, 0).UTC(); {
-	case m == nil || r.Method != http.MethodPost || err != nil:
-		return "AuthFailure.InvalidAuthorization"
-	case m[1] != s.id:
-		return "AuthFailure.SecretIdNotFound"
-	case r.Header.Get("X-TC-Token") != s.token:
-		return "AuthFailure.TokenFailure"
-	case time.Since(at).Abs() > 5*time.Minute || at.Format("2006-01-02") != m[2]:
-		return "AuthFailure.SignatureExpire"
+	case !known:
+		return "", "AuthFailure.SecretIdNotFound"
+	case r.Header.Get("X-TC-Token") != k.token || !k.expires.IsZero() && time.Now().After(k.expires):
+		return "", "AuthFailure.TokenFailure"
+	case s.since(at).Abs() > 5*time.Minute || at.Format("2006-01-02") != m[2]:
+		return "", "AuthFailure.SignatureExpire"
 	}
 	canonical := fmt.Sprintf("POST\n/\n\ncontent-type:%s\nhost:%s\n\ncontent-type;host\n%s", r.Header.Get("Content-Type"), r.Host, sum(string(body)))
 	text := fmt.Sprintf("TC3-HMAC-SHA256\n%d\n%s/ssm/tc3_request\n%s", seconds, m[2], sum(canonical))
-	key := []byte("TC3" + s.key)
+	derived := []byte("TC3" + k.secret)
 	for _, part := range []string{m[2], "ssm", "tc3_request"} {
-		key = mac(key, part)
+		derived = mac(derived, part)
 	}
-	if hex.EncodeToString(mac(key, text)) != m[3] {
-		return "AuthFailure.SignatureFailure"
+	if hex.EncodeToString(mac(derived, text)) != m[3] {
+		return "", "AuthFailure.SignatureFailure"
 	}
-	return ""
+	return k.principal, ""
+}
+
+// since returns how long ago something was by the server's clock.
+func (s *Server) since(at time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(at) + s.skew
 }
 
 func sum(text string) string {

@@ -1,0 +1,137 @@
+package tencenttest
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/keywell/keywell/internal/servertest"
+)
+
+// The OIDC provider of the cluster, and what the tokens that it takes are for.
+const (
+	Provider = "cls-a1b2c3d4"
+	Audience = "sts.cloud.tencent.com"
+	account  = "qcs::cam::uin/100000000001:roleName/"
+)
+
+// key is what a caller signs with.
+type key struct {
+	secret, token, principal string
+	expires                  time.Time // zero: never
+}
+
+// Role makes a role that the subjects of the provider's tokens may assume, and returns its ARN.
+func (s *Server) Role(name string, subjects ...string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roles[account+name] = subjects
+	return account + name
+}
+
+// NodeRole gives the node a role, and returns its ARN.
+func (s *Server) NodeRole(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node = name
+	return account + name
+}
+
+// Expire makes the keys of all sessions so old that they are not accepted.
+func (s *Server) Expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, k := range s.keys {
+		if !k.expires.IsZero() {
+			k.expires = time.Now().Add(-time.Second)
+			s.keys[id] = k
+		}
+	}
+}
+
+// Skew sets the server's clock apart from the caller's.
+func (s *Server) Skew(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.skew = d
+}
+
+// Life is how long the sessions live that are given from now on.
+func (s *Server) Life(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.life = d
+}
+
+// give makes a session of a role. s.mu is held.
+func (s *Server) give(role string) (keys map[string]any, expires time.Time) {
+	s.serial++
+	id := fmt.Sprintf("AKIDtmp%d", s.serial)
+	k := key{secret: "s3cr3t-" + id, token: "t0ken-" + id, principal: role, expires: time.Now().Add(s.life)}
+	s.keys[id] = k
+	return map[string]any{"TmpSecretId": id, "TmpSecretKey": k.secret, "Token": k.token}, k.expires
+}
+
+type assumption struct {
+	ProviderId, WebIdentityToken, RoleArn, RoleSessionName string //nolint:revive // Tencent's spelling
+	DurationSeconds                                        int
+}
+
+var sessionName = regexp.MustCompile(`^[A-Za-z0-9=,.@_-]{2,128}$`)
+
+// serveSTS does AssumeRoleWithWebIdentity. Source: https://cloud.tencent.com/document/api/1312/73070.
+func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, body []byte) {
+	var in assumption
+	if err := decode(body, &in); err != nil {
+		refuse(w, "UnknownParameter", err.Error())
+		return
+	}
+	if fault := s.Note(servertest.Call{Action: "AssumeRoleWithWebIdentity", Name: in.RoleArn}); fault != nil {
+		fail(w, r, *fault, fmt.Sprint(in))
+		return
+	}
+	subject, err := s.Issuer.Verify(in.WebIdentityToken, Audience)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	subjects, known := s.roles[in.RoleArn]
+	switch {
+	case r.Header.Get("Authorization") != "SKIP" || r.Header.Get("X-TC-Action") != "AssumeRoleWithWebIdentity" || r.Header.Get("X-TC-Region") == "":
+		refuse(w, "InvalidParameter", "signed, or without a region")
+	case in.DurationSeconds < 1 || in.DurationSeconds > 43200 || !sessionName.MatchString(in.RoleSessionName):
+		refuse(w, "InvalidParameter.ParamError", "DurationSeconds or RoleSessionName")
+	case in.ProviderId != Provider:
+		refuse(w, "InvalidParameter.ParamError", in.ProviderId)
+	case err != nil:
+		refuse(w, "InvalidParameter.WebIdentityTokenError", in.WebIdentityToken)
+	case !known:
+		refuse(w, "ResourceNotFound.RoleNotFound", in.RoleArn)
+	case !slices.Contains(subjects, subject):
+		refuse(w, "UnauthorizedOperation", subject)
+	default:
+		keys, expires := s.give(in.RoleArn)
+		answer(w, map[string]any{"Credentials": keys, "ExpiredTime": expires.Unix(), "Expiration": expires.UTC().Format(time.RFC3339)})
+	}
+}
+
+// serveNode is the metadata service.
+func (s *Server) serveNode(w http.ResponseWriter, r *http.Request) {
+	const roles = "/latest/meta-data/cam/security-credentials/"
+	s.Note(servertest.Call{Action: "node", Name: r.URL.Path})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case r.Method != http.MethodGet || s.node == "":
+		http.NotFound(w, r)
+	case r.URL.Path == roles:
+		_, _ = fmt.Fprint(w, s.node)
+	case r.URL.Path == roles+s.node:
+		given, expires := s.give(account + s.node)
+		given["ExpiredTime"], given["Code"] = expires.Unix(), "Success"
+		_ = json.NewEncoder(w).Encode(given)
+	default:
+		http.NotFound(w, r)
+	}
+}
