@@ -31,6 +31,7 @@ var bans = []ban{
 	{"github.com/aws/", []string{"pkg/providers/aws/", "test/"}, "an SDK stays in its driver"},
 	{"github.com/Azure/", []string{"pkg/providers/azure/", "test/"}, "an SDK stays in its driver"},
 	{"github.com/alibabacloud-go/", []string{"pkg/providers/alibaba/", "test/"}, "an SDK stays in its driver"},
+	{"github.com/huaweicloud/", []string{"pkg/providers/huawei/", "test/"}, "an SDK stays in its driver"},
 	{"github.com/tencentcloud/", []string{"pkg/providers/tencent/", "test/"}, "an SDK stays in its driver"},
 	{"cloud.google.com/", []string{"pkg/providers/gcp/", "test/"}, "an SDK stays in its driver"},
 	{"go.yaml.in/yaml/", []string{"pkg/component/", "pkg/volume/", "test/"}, "manifests and volume attributes are the only YAML"},

@@ -36,8 +36,8 @@ const (
 
 // variants are build tags that leave drivers out.
 var variants = []string{
-	"", "no_alibaba", "no_aws", "no_azure", "no_conjur", "no_gcp", "no_tencent", "no_vault",
-	"no_alibaba,no_aws,no_azure,no_conjur,no_gcp,no_tencent,no_vault",
+	"", "no_alibaba", "no_aws", "no_azure", "no_conjur", "no_gcp", "no_huawei", "no_tencent", "no_vault",
+	"no_alibaba,no_aws,no_azure,no_conjur,no_gcp,no_huawei,no_tencent,no_vault",
 }
 
 func TestSizes(t *testing.T) {

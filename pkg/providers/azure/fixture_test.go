@@ -2,44 +2,23 @@ package azure_test
 
 import (
 	"context"
-	"encoding/pem"
 	"net"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/keywell/keywell/internal/loopback"
+	"github.com/keywell/keywell/internal/servertest"
 	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/azure"
 	"github.com/keywell/keywell/pkg/providers/azure/azuretest"
 )
 
-// TestMain makes the fake's certificate one that is trusted, before anyone asks which are.
+// TestMain hides what this machine knows of Azure.
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "azure")
-	if err != nil {
-		panic(err)
-	}
-	server := httptest.NewUnstartedServer(nil)
-	server.StartTLS()
-	roots := filepath.Join(dir, "roots.pem")
-	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
-		panic(err)
-	}
-	server.Close()
-	for name, value := range map[string]string{
-		"SSL_CERT_FILE": roots, "SSL_CERT_DIR": dir, "AZURE_TENANT_ID": "", "AZURE_CLIENT_ID": "", "AZURE_FEDERATED_TOKEN_FILE": "",
+	servertest.RunTrusting(m, map[string]string{
+		"AZURE_TENANT_ID": "", "AZURE_CLIENT_ID": "", "AZURE_FEDERATED_TOKEN_FILE": "",
 		"IDENTITY_ENDPOINT": "", "MSI_ENDPOINT": "", "PATH": "/nonexistent", // no az
-	} {
-		if err := os.Setenv(name, value); err != nil {
-			panic(err)
-		}
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	})
 }
 
 // Credentials of an application that may do everything.

@@ -16,7 +16,7 @@ import (
 
 // Drivers returns every driver that is compiled in, in the order of their types. The slice belongs to the caller.
 func Drivers() []providers.Driver {
-	all := slices.Concat(alibabaDrivers(), awsDrivers(), azureDrivers(), conjurDrivers(), gcpDrivers(), tencentDrivers(), vaultDrivers(), []providers.Driver{
+	all := slices.Concat(alibabaDrivers(), awsDrivers(), azureDrivers(), conjurDrivers(), gcpDrivers(), huaweiDrivers(), tencentDrivers(), vaultDrivers(), []providers.Driver{
 		kubernetes.Driver(),
 		localenv.Driver(),
 		localfile.Driver(),

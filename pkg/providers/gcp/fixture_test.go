@@ -1,43 +1,19 @@
 package gcp_test
 
 import (
-	"encoding/pem"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/keywell/keywell/internal/loopback"
+	"github.com/keywell/keywell/internal/servertest"
 	"github.com/keywell/keywell/internal/storetest"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/gcp"
 	"github.com/keywell/keywell/pkg/providers/gcp/gcptest"
 )
 
-// TestMain makes the fake's certificate one that is trusted, before anyone asks which are, and hides what this machine
-// knows of Google Cloud.
+// TestMain hides what this machine knows of Google Cloud.
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "gcp")
-	if err != nil {
-		panic(err)
-	}
-	server := httptest.NewTLSServer(nil)
-	roots := filepath.Join(dir, "roots.pem")
-	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
-		panic(err)
-	}
-	server.Close()
-	for name, value := range map[string]string{
-		"SSL_CERT_FILE": roots, "SSL_CERT_DIR": dir, "HOME": dir, "CLOUDSDK_CONFIG": dir, "GOOGLE_APPLICATION_CREDENTIALS": "",
-		"GCE_METADATA_HOST": "127.0.0.1:1",
-	} {
-		if err := os.Setenv(name, value); err != nil {
-			panic(err)
-		}
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	servertest.RunTrusting(m, map[string]string{"CLOUDSDK_CONFIG": "$HOME", "GOOGLE_APPLICATION_CREDENTIALS": "", "GCE_METADATA_HOST": "127.0.0.1:1"})
 }
 
 // admin is a service account with a key that may do everything.
