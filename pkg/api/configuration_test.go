@@ -97,7 +97,7 @@ func (c *configurationClient) subscribe(keys ...string) *subscription {
 	return s
 }
 
-// want fails the test unless exactly these items have arrived.
+// want fails the test unless exactly these items have arrived. Changes of different secrets come in any order.
 func (s *subscription) want(want ...string) {
 	s.t.Helper()
 	synctest.Wait()
@@ -116,12 +116,20 @@ func (s *subscription) want(want ...string) {
 				got = append(got, itemText(name, m.GetItems()[name]))
 			}
 		default:
+			slices.SortStableFunc(got, byName)
 			if diff := cmp.Diff(want, got); diff != "" {
 				s.t.Errorf("items (-want +got):\n%s", diff)
 			}
 			return
 		}
 	}
+}
+
+// byName orders texts of items by the name alone, so that the order of one secret's changes stays.
+func byName(a, b string) int {
+	nameA, _, _ := strings.Cut(a, "=")
+	nameB, _, _ := strings.Cut(b, "=")
+	return strings.Compare(nameA, nameB)
 }
 
 // wantEnd fails the test unless the stream has ended with a code and nothing before.
