@@ -227,10 +227,12 @@ func (s *Set) listen(ctx context.Context, id string, wish Wish) (http, grpc []ne
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
+	asked := time.Now()
 	path, err := s.opts.Runtime.NetworkNamespace(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
+	s.metrics.found.Observe(time.Since(asked).Seconds())
 	four, err := netns.Listen(ctx, path, "127.0.0.1:"+httpPort, "127.0.0.1:"+grpcPort)
 	if err != nil {
 		return nil, nil, err

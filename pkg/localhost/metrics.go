@@ -15,6 +15,7 @@ import (
 type metrics struct {
 	pods    prometheus.Gauge
 	results *prometheus.CounterVec
+	found   prometheus.Histogram
 	took    prometheus.Histogram
 	delay   prometheus.Histogram
 }
@@ -31,6 +32,10 @@ func newMetrics(r prometheus.Registerer) metrics {
 			Name: "keywell_localhost_attempts_total",
 			Help: "Attempts to give a pod the API on localhost, by result: ok, host_network, port_taken, refused (the pod's own wishes forbid it), gone, failed.",
 		}, []string{"result"}),
+		found: with.NewHistogram(prometheus.HistogramOpts{
+			Name: "keywell_localhost_find_seconds", Buckets: buckets,
+			Help: "Time in which the container runtime says where a pod's network namespace is.",
+		}),
 		took: with.NewHistogram(prometheus.HistogramOpts{
 			Name: "keywell_localhost_listen_seconds", Buckets: buckets,
 			Help: "Time to find a pod's network namespace and to listen there.",

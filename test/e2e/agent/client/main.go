@@ -10,6 +10,8 @@
 //	client plugin PATH WORD            is a pluggable secret store at a Unix socket, whose secret ends with the word
 //	client daprd FOLDER STORE SECRET NAMESPACE
 //	                                   prints what a daprd gets by the sockets in the folder, as JSON; "" is no namespace
+//	client steal PATH VICTIM ADDRESS TOKEN TARGET...
+//	                                   prints what each target says to one who is not the victim; see steal
 //	client await PATH                  calls localhost:3500 until it answers 200, and prints how long it was refused
 //
 // HOST_IP is the node's address. The token is the one in /token/token unless an argument says otherwise; "" is none.
@@ -70,6 +72,12 @@ func run(args []string) error {
 		})
 	case len(args) == 5 && args[0] == "daprd":
 		return readAsDaprd(ctx, args[1], args[2], args[3], args[4])
+	case len(args) > 5 && args[0] == "steal":
+		named, err := namedSockets()
+		if err != nil {
+			return err
+		}
+		return steal(args[1], args[2], args[3], args[4], append(args[5:], named...))
 	case len(args) == 2 && args[0] == "await":
 		return await(ctx, "http://localhost:3500"+args[1])
 	}
