@@ -9,6 +9,18 @@ import (
 	"testing"
 )
 
+// Instead returns a Dialer that reaches another address, on loopback, in the place of one that code has built in, such as a cloud's
+// metadata service.
+func Instead(t testing.TB, builtIn, address string) func(ctx context.Context, network, address string) (net.Conn, error) {
+	dial := Dialer(t)
+	return func(ctx context.Context, network, to string) (net.Conn, error) {
+		if to == builtIn {
+			to = address
+		}
+		return dial(ctx, network, to)
+	}
+}
+
 // Dialer returns a dial function that reaches loopback addresses alone: any other fails the test, and a name is not even
 // looked up.
 func Dialer(t testing.TB) func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -24,6 +24,8 @@ type Pods struct {
 	Revoke    func()         // makes all that tokens were exchanged for invalid
 	Revoked   providers.Kind // of the read that finds it out; zero: it exchanges again, and succeeds
 	Says      string         // what the error of that kind says
+	// Faults make later exchanges fail with a kind.
+	Faults map[providers.Kind]func()
 }
 
 // As returns a query by a pod of one of the service accounts.
@@ -43,6 +45,7 @@ func RunPods(t *testing.T, newPods func(*testing.T) Pods) {
 		"through the cache":                  throughTheCache,
 		"revoked credentials are replaced":   revoked,
 		"only for its audience":              onlyForItsAudience,
+		"failing exchanges":                  failingExchanges,
 	} {
 		t.Run(name, func(t *testing.T) { check(t, newPods(t)) })
 	}
@@ -89,6 +92,13 @@ func revoked(t *testing.T, p Pods) {
 	Want(t, p.Provider, p.As("alice", "of-alice"), "c4n4ry-alice")
 	if n := p.Exchanges(); n != 2 {
 		t.Errorf("%d exchanges, want one more", n)
+	}
+}
+
+func failingExchanges(t *testing.T, p Pods) {
+	for kind, fail := range p.Faults {
+		fail()
+		WantKind(t, p.Provider, p.As("alice", "of-alice"), kind, "")
 	}
 }
 

@@ -88,6 +88,20 @@ func WantKind(t testing.TB, p providers.Provider, q providers.Query, kind provid
 	}
 }
 
+// WantInvalid fails unless a store with the metadata is refused with a text that has text, and without any of private.
+func WantInvalid(t testing.TB, driver providers.Driver, metadata map[string]string, text string, private ...string) {
+	t.Helper()
+	_, err := driver.Open(t.Context(), Config(metadata))
+	if providers.KindOf(err) != providers.Invalid || !strings.Contains(err.Error(), text) {
+		t.Errorf("error %v of kind %v, want one that is invalid with %q", err, providers.KindOf(err), text)
+	}
+	for _, word := range private {
+		if err != nil && strings.Contains(err.Error(), word) {
+			t.Errorf("the error repeats %q: %v", word, err)
+		}
+	}
+}
+
 // Accounts are the annotations of service accounts: "namespace/name" → annotations.
 type Accounts map[string]map[string]string
 

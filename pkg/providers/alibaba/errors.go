@@ -33,9 +33,6 @@ var kinds = map[string]providers.Kind{
 	"ServiceUnavailable":    providers.Unavailable,
 }
 
-// expired is the code for the age of temporary credentials, which are replaced before the resolver's retry.
-const expired = "InvalidSecurityToken.Expired"
-
 // outdated tells whether Alibaba Cloud does not know the credentials any more with which a call was signed.
 func outdated(err error) bool {
 	code, _, _ := said(err)
@@ -60,8 +57,6 @@ func failed(ctx context.Context, act string, err error) error {
 	first, _, _ := strings.Cut(code, ".")
 	kind, listed := kinds[first]
 	switch {
-	case code == expired:
-		kind = providers.Unavailable
 	case listed:
 	case status == http.StatusTooManyRequests:
 		kind = providers.Throttled

@@ -1,8 +1,7 @@
 package alibaba_test
 
 import (
-	"context"
-	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,8 @@ import (
 	"github.com/keywell/keywell/pkg/providers/alibaba"
 	"github.com/keywell/keywell/pkg/providers/alibaba/alibabatest"
 )
+
+const roleAlice = "acs:ram::" + alibabatest.Account + ":role/role-of-alice"
 
 // newPods returns a fake in which alice and bob have a role each, which may read one secret.
 func newPods(t *testing.T) (*alibabatest.Server, storetest.Accounts) {
@@ -57,8 +58,24 @@ func TestPods(t *testing.T) {
 			Exchanges: func() int { return exchanges(server) },
 			Reads:     func() int { return len(server.Calls("GetSecretParameter")) },
 			Revoke:    server.Expire, Revoked: providers.Unavailable, Says: "InvalidSecurityToken.Expired",
+			Faults: map[providers.Kind]func(){
+				providers.Throttled: func() {
+					server.FailName(roleAlice, servertest.Fault{Code: "Throttling.User", Status: http.StatusBadRequest})
+				},
+				providers.Unavailable: func() {
+					server.FailName(roleAlice, servertest.Fault{Code: "ServiceUnavailable", Status: http.StatusServiceUnavailable})
+				},
+			},
 		}
 	})
+}
+
+// TestOldSession: a session that has expired when it comes is not used.
+func TestOldSession(t *testing.T) {
+	server, accounts := newPods(t)
+	server.Life(-time.Minute)
+	q := server.Issuer.Query("of-bob", "shop", "bob", alibabatest.Audience)
+	storetest.WantKind(t, openAsPod(t, server, accounts, nil), q, providers.Unavailable, "compare the clocks")
 }
 
 // TestRoles: the annotation decides, then the manifest; without either nothing is asked.
@@ -67,7 +84,7 @@ func TestRoles(t *testing.T) {
 	as := func(account, name string) providers.Query {
 		return server.Issuer.Query(name, "shop", account, alibabatest.Audience)
 	}
-	manifest := map[string]string{"roleArn": "acs:ram::" + alibabatest.Account + ":role/role-of-alice"}
+	manifest := map[string]string{"roleArn": roleAlice}
 	storetest.Want(t, openAsPod(t, server, nil, manifest), as("alice", "of-alice"), "c4n4ry-alice")
 	storetest.Want(t, openAsPod(t, server, accounts, manifest), as("bob", "of-bob"), "c4n4ry-bob")
 	strange := storetest.Accounts{"shop/bob": {"pod-identity.alibabacloud.com/role-name": "x/../role-of-alice"}}
@@ -92,38 +109,10 @@ func TestRoles(t *testing.T) {
 	storetest.WantKind(t, openAsPod(t, server, accounts, map[string]string{"tokenAudience": "elsewhere"}), other, providers.Denied, "AuthenticationFail.OIDCToken.Invalid")
 }
 
-// TestLogins: what STS fails with.
-func TestLogins(t *testing.T) {
-	server, accounts := newPods(t)
-	q := server.Issuer.Query("of-bob", "shop", "bob", alibabatest.Audience)
-	for name, tt := range map[string]struct {
-		fault servertest.Fault
-		kind  providers.Kind
-	}{
-		"throttled":   {servertest.Fault{Code: "Throttling.User", Status: 400}, providers.Throttled},
-		"down":        {servertest.Fault{Code: "ServiceUnavailable", Status: 503}, providers.Unavailable},
-		"half a body": {servertest.Fault{}, providers.Unavailable},
-	} {
-		t.Run(name, func(t *testing.T) {
-			server.Fail(func(servertest.Call) *servertest.Fault { return &tt.fault })
-			defer server.Fail(nil)
-			storetest.WantKind(t, openAsPod(t, server, accounts, nil), q, tt.kind, "")
-		})
-	}
-	server.Life(-time.Minute)
-	storetest.WantKind(t, openAsPod(t, server, accounts, nil), q, providers.Unavailable, "compare the clocks")
-}
-
 // openOnNode opens a store without keys. The address of the metadata service is the fake's.
 func openOnNode(t *testing.T, server *alibabatest.Server) providers.Provider {
 	t.Helper()
-	dial := loopback.Dialer(t)
-	driver := alibaba.DriverDialing(func(ctx context.Context, network, address string) (net.Conn, error) {
-		if address == "100.100.100.200:80" {
-			address = server.Node
-		}
-		return dial(ctx, network, address)
-	})
+	driver := alibaba.DriverDialing(loopback.Instead(t, "100.100.100.200:80", server.Node))
 	return storetest.Open(t, driver, storetest.Config(map[string]string{"regionId": "cn-hangzhou", "endpoint": server.URL, "stsEndpoint": server.URL}))
 }
 
@@ -180,10 +169,7 @@ func TestInvalidMetadata(t *testing.T) {
 		"role of the agent":   {map[string]string{"regionId": "r", "roleArn": "x"}, "are for identity: pod"},
 		"sts":                 {asPod(server, map[string]string{"stsEndpoint": "sts"}), `"stsEndpoint" is not a URL`},
 	} {
-		_, err := alibaba.Driver().Open(t.Context(), storetest.Config(tt.metadata))
-		if providers.KindOf(err) != providers.Invalid || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), key) {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) { storetest.WantInvalid(t, alibaba.Driver(), tt.metadata, tt.text, key) })
 	}
 }
 

@@ -120,13 +120,15 @@ func (s *store) call(ctx context.Context, q providers.Query, action, object stri
 	body, err := call(ctx, *client, utils.Params{
 		Action: &action, Version: dara.String(oosVersion), AuthType: dara.String("AK"), ReqBodyType: dara.String("json"),
 	}, &utils.OpenApiRequest{Query: query})
-	if err != nil {
-		if outdated(err) {
-			s.sessions.Drop(q, client)
-		}
-		return nil, failed(ctx, "oos:"+action+object, err)
+	switch act := "oos:" + action + object; {
+	case err == nil:
+		return body, nil
+	case s.sessions.given.id == "" && outdated(err):
+		s.sessions.Drop(q, client)
+		return nil, providers.Errorf(providers.Unavailable, "%w", failed(ctx, act, err))
+	default:
+		return nil, failed(ctx, act, err)
 	}
-	return body, nil
 }
 
 // Interface guard.

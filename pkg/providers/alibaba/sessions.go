@@ -111,22 +111,16 @@ func (s *sessions) assume(ctx context.Context, q providers.Query) (*openapi.Clie
 	return s.session(ctx, map[string]any{"OIDCProviderArn": s.oidcProvider, "RoleArn": role, "OIDCToken": token, "RoleSessionName": exchange.SessionName(q)})
 }
 
-// roleOf returns the role that the service account of q's caller names or, if it names none, the manifest.
+// roleOf returns the ARN of the role of q's caller. Its service account says the name only.
 func (s *sessions) roleOf(ctx context.Context, q providers.Query) (string, error) {
-	annotations, err := exchange.Annotations(ctx, s.accounts, q)
-	if err != nil {
-		return "", err
+	role, annotated, err := exchange.Role{Accounts: s.accounts, Annotation: roleAnnotation, Property: "roleArn", Default: s.role}.Of(ctx, q)
+	if err != nil || !annotated {
+		return role, err
 	}
-	switch name := annotations[roleAnnotation]; {
-	case name == "" && s.role == "":
-		return "", exchange.Unnamed("role", s.accounts, q, roleAnnotation, "roleArn")
-	case name == "":
-		return s.role, nil
-	case !providers.ConsistsOf(name, 64, ".-_"):
+	if !providers.ConsistsOf(role, 64, ".-_") {
 		return "", providers.Errorf(providers.Denied, "annotation %s of service account %s/%s is not the name of a role", roleAnnotation, q.Caller.Namespace, q.Caller.ServiceAccount)
-	default:
-		return "acs:ram::" + s.account() + ":role/" + name, nil
 	}
+	return "acs:ram::" + s.account() + ":role/" + role, nil
 }
 
 // login returns a client with what the platform gives the agent: a role by RRSA, which is in its environment, or the role of

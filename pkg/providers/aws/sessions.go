@@ -49,7 +49,7 @@ func (s *sessions[S]) noteError(q providers.Query, used S, err error) {
 
 // assume exchanges the token of q's pod for credentials of its role.
 func (s *sessions[S]) assume(ctx context.Context, q providers.Query) (session S, expires time.Time, _ error) {
-	role, err := s.roleOf(ctx, q)
+	role, _, err := exchange.Role{Accounts: s.accounts, Annotation: roleAnnotation, Property: "assumeRoleArn", Default: s.role}.Of(ctx, q)
 	if err != nil {
 		return session, expires, err
 	}
@@ -71,20 +71,6 @@ func (s *sessions[S]) assume(ctx context.Context, q providers.Query) (session S,
 		SessionToken: aws.ToString(out.Credentials.SessionToken), Source: "keywell",
 	}
 	return s.make(fixed(given)), aws.ToTime(out.Credentials.Expiration), nil
-}
-
-// roleOf returns the role that the caller's service account names or, if it names none, the manifest.
-func (s *sessions[S]) roleOf(ctx context.Context, q providers.Query) (string, error) {
-	annotations, err := exchange.Annotations(ctx, s.accounts, q)
-	switch {
-	case err != nil:
-		return "", err
-	case annotations[roleAnnotation] != "":
-		return annotations[roleAnnotation], nil
-	case s.role == "":
-		return "", exchange.Unnamed("role", s.accounts, q, roleAnnotation, "assumeRoleArn")
-	}
-	return s.role, nil
 }
 
 // fixed are credentials that are replaced as a whole, with their session.

@@ -1,8 +1,6 @@
 package azure_test
 
 import (
-	"context"
-	"net"
 	"testing"
 
 	"github.com/keywell/keywell/internal/loopback"
@@ -43,23 +41,12 @@ func metadata(server *azuretest.Server, more map[string]string) map[string]strin
 	}, more)
 }
 
-// dialer reaches this machine alone; the address of managed identities is the fake's.
-func dialer(t testing.TB, server *azuretest.Server) func(context.Context, string, string) (net.Conn, error) {
-	dial := loopback.Dialer(t)
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if address == "169.254.169.254:80" {
-			address = server.Identity
-		}
-		return dial(ctx, network, address)
-	}
-}
-
 // private is what no error may repeat of a secret, a token or Azure.
 var private = []string{"s3cr3t", "does not have", "AADSTS700213: ", "error_description", "token-"}
 
 func open(t testing.TB, server *azuretest.Server, cfg providers.Config) providers.Provider {
 	t.Helper()
-	return storetest.Open(t, azure.DriverDialing(dialer(t, server)), cfg)
+	return storetest.Open(t, azure.DriverDialing(loopback.Instead(t, "169.254.169.254:80", server.Identity)), cfg)
 }
 
 func vault(t testing.TB, server *azuretest.Server, more map[string]string) providers.Provider {

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -134,7 +135,20 @@ func TestPods(t *testing.T) {
 			Exchanges: func() int { return len(server.Calls("token")) },
 			Reads:     func() int { return len(server.Calls("secrets/get")) },
 			Revoke:    server.Revoke, Revoked: providers.Denied, Says: "does not accept the token",
+			Faults: map[providers.Kind]func(){
+				providers.Throttled:   func() { failLogins(server, servertest.Fault{Status: http.StatusTooManyRequests}) },
+				providers.Unavailable: func() { failLogins(server, servertest.Fault{Status: http.StatusServiceUnavailable}) },
+			},
 		}
+	})
+}
+
+func failLogins(server *azuretest.Server, f servertest.Fault) {
+	server.Fail(func(c servertest.Call) *servertest.Fault {
+		if c.Action == "token" {
+			return &f
+		}
+		return nil
 	})
 }
 
@@ -147,13 +161,6 @@ func TestIdentities(t *testing.T) {
 	wantKind(t, openAsPod(t, server, storetest.Accounts{}, nil), as(server, "bob", "of-bob"), providers.Denied, "annotate it")
 	wantKind(t, openAsPod(t, server, nil, nil), as(server, "bob", "of-bob"), providers.Denied, "azureClientId")
 	wantKind(t, openAsPod(t, server, accounts, map[string]string{"azureTenantId": ""}), as(server, "bob", "of-bob"), providers.Denied, "azureTenantId")
-	server.Fail(func(c servertest.Call) *servertest.Fault {
-		if c.Action != "token" {
-			return nil
-		}
-		return &servertest.Fault{Status: 429}
-	})
-	wantKind(t, openAsPod(t, server, accounts, nil), as(server, "bob", "of-bob"), providers.Throttled, "Entra ID")
 }
 
 // issue makes a certificate for a key; without a parent it is its own.

@@ -39,6 +39,28 @@ func SessionName(q providers.Query) string {
 	return name[:min(len(name), 64)]
 }
 
+// Role says where it stands as which role of a cloud a pod reads.
+type Role struct {
+	Accounts   providers.ServiceAccounts
+	Annotation string // of the service account
+	Property   string // of the manifest, for the pods whose service account says nothing
+	Default    string // what the manifest says; empty: nothing
+}
+
+// Of returns the role of q's caller, and whether its service account named it. The error is Denied if nobody did.
+func (r Role) Of(ctx context.Context, q providers.Query) (role string, annotated bool, err error) {
+	annotations, err := Annotations(ctx, r.Accounts, q)
+	switch {
+	case err != nil:
+		return "", false, err
+	case annotations[r.Annotation] != "":
+		return annotations[r.Annotation], true, nil
+	case r.Default == "":
+		return "", false, Unnamed("role", r.Accounts, q, r.Annotation, r.Property)
+	}
+	return r.Default, false, nil
+}
+
 // Refused returns err, of an exchange, as one that is about one identity: a role that is missing is no secret that is missing, and
 // what one service account asks for in a wrong way says nothing of the store. NotFound and Invalid become Denied.
 func Refused(err error) error {

@@ -1,12 +1,9 @@
 package tencent_test
 
 import (
-	"context"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +16,8 @@ import (
 )
 
 const annotation = "tke.cloud.tencent.com/role-arn"
+
+const roleAlice = "qcs::cam::uin/100000000001:roleName/role-of-alice"
 
 // newPods returns a fake in which alice and bob have a role each, which may read one secret.
 func newPods(t *testing.T) (*tencenttest.Server, storetest.Accounts) {
@@ -59,8 +58,20 @@ func TestPods(t *testing.T) {
 			Exchanges: func() int { return exchanges(server) },
 			Reads:     func() int { return len(server.Calls("GetSecretValue")) },
 			Revoke:    server.Expire, Revoked: providers.Unavailable, Says: "AuthFailure.TokenFailure",
+			Faults: map[providers.Kind]func(){
+				providers.Throttled:   func() { server.FailName(roleAlice, servertest.Fault{Code: "RequestLimitExceeded"}) },
+				providers.Unavailable: func() { server.FailName(roleAlice, servertest.Fault{Status: http.StatusServiceUnavailable}) },
+			},
 		}
 	})
+}
+
+// TestOldSession: a session that has expired when it comes is not used.
+func TestOldSession(t *testing.T) {
+	server, accounts := newPods(t)
+	server.Life(-time.Minute)
+	q := server.Issuer.Query("of-bob", "shop", "bob", tencenttest.Audience)
+	storetest.WantKind(t, openAsPod(t, server, accounts, nil), q, providers.Unavailable, "compare the clocks")
 }
 
 // TestRoles: the annotation decides, then the manifest; without either nothing is asked.
@@ -69,7 +80,7 @@ func TestRoles(t *testing.T) {
 	as := func(account, name string) providers.Query {
 		return server.Issuer.Query(name, "shop", account, tencenttest.Audience)
 	}
-	manifest := map[string]string{"roleArn": accounts["shop/alice"][annotation]}
+	manifest := map[string]string{"roleArn": roleAlice}
 	storetest.Want(t, openAsPod(t, server, nil, manifest), as("alice", "of-alice"), "c4n4ry-alice")
 	storetest.Want(t, openAsPod(t, server, accounts, manifest), as("bob", "of-bob"), "c4n4ry-bob")
 	strange := storetest.Accounts{"shop/bob": {annotation: "a role"}}
@@ -93,38 +104,10 @@ func TestRoles(t *testing.T) {
 	storetest.WantKind(t, openAsPod(t, server, accounts, map[string]string{"tokenAudience": "elsewhere"}), other, providers.Denied, "InvalidParameter.WebIdentityTokenError")
 }
 
-// TestLogins: what STS fails with.
-func TestLogins(t *testing.T) {
-	server, accounts := newPods(t)
-	q := server.Issuer.Query("of-bob", "shop", "bob", tencenttest.Audience)
-	for name, tt := range map[string]struct {
-		fault servertest.Fault
-		kind  providers.Kind
-	}{
-		"throttled":   {servertest.Fault{Code: "RequestLimitExceeded"}, providers.Throttled},
-		"down":        {servertest.Fault{Status: http.StatusServiceUnavailable}, providers.Unavailable},
-		"half a body": {servertest.Fault{}, providers.Unavailable},
-	} {
-		t.Run(name, func(t *testing.T) {
-			server.Fail(func(servertest.Call) *servertest.Fault { return &tt.fault })
-			defer server.Fail(nil)
-			storetest.WantKind(t, openAsPod(t, server, accounts, nil), q, tt.kind, "")
-		})
-	}
-	server.Life(-time.Minute)
-	storetest.WantKind(t, openAsPod(t, server, accounts, nil), q, providers.Unavailable, "compare the clocks")
-}
-
 // openOnNode opens a store without keys. The address of the metadata service is the fake's.
 func openOnNode(t *testing.T, server *tencenttest.Server) providers.Provider {
 	t.Helper()
-	dial := loopback.Dialer(t)
-	driver := tencent.DriverDialing(func(ctx context.Context, network, address string) (net.Conn, error) {
-		if address == "metadata.tencentyun.com:80" {
-			address = server.Node
-		}
-		return dial(ctx, network, address)
-	})
+	driver := tencent.DriverDialing(loopback.Instead(t, "metadata.tencentyun.com:80", server.Node))
 	return storetest.Open(t, driver, storetest.Config(map[string]string{"region": "ap-guangzhou", "endpoint": server.URL, "stsEndpoint": server.URL}))
 }
 
@@ -183,10 +166,7 @@ func TestInvalidMetadata(t *testing.T) {
 		"role of the agent":   {map[string]string{"roleArn": "x"}, "are for identity: pod"},
 		"sts":                 {asPod(server, map[string]string{"stsEndpoint": "sts"}), `"stsEndpoint" is not a URL`},
 	} {
-		_, err := tencent.Driver().Open(t.Context(), storetest.Config(tt.metadata))
-		if providers.KindOf(err) != providers.Invalid || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), key) {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) { storetest.WantInvalid(t, tencent.Driver(), tt.metadata, tt.text, key) })
 	}
 }
 

@@ -31,16 +31,10 @@ const (
 // sessions gives what reads are made with: one client for the agent, or one for each service account.
 type sessions struct {
 	settings
-	*exchange.Cache[*session]
+	*exchange.Cache[*common.Client]
 	transport *http.Transport
 	node      connect.Node
 	accounts  providers.ServiceAccounts
-}
-
-// session is a client with the keys of one identity.
-type session struct {
-	client    *common.Client
-	temporary bool // the keys were given for a while
 }
 
 func newSessions(s settings, cfg providers.Config, dial connect.Dialer) *sessions {
@@ -52,7 +46,7 @@ func newSessions(s settings, cfg providers.Config, dial connect.Dialer) *session
 		all.Cache = exchange.NewShared(all.login)
 	default:
 		k := common.NewTokenCredential(s.given.id, s.given.key, s.given.token)
-		all.Cache = exchange.Fixed(&session{client: all.client(k, s.region, service, s.endpoint)})
+		all.Cache = exchange.Fixed(all.client(k, s.region, service, s.endpoint))
 	}
 	return all
 }
@@ -83,7 +77,7 @@ func (s stay) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // assume exchanges the token of q's pod for a session of its role.
-func (s *sessions) assume(ctx context.Context, q providers.Query) (*session, time.Time, error) {
+func (s *sessions) assume(ctx context.Context, q providers.Query) (*common.Client, time.Time, error) {
 	role, err := s.roleOf(ctx, q)
 	if err != nil {
 		return nil, time.Time{}, err
@@ -95,27 +89,18 @@ func (s *sessions) assume(ctx context.Context, q providers.Query) (*session, tim
 	return s.session(ctx, s.region, s.oidcProvider, role, token, exchange.SessionName(q))
 }
 
-// roleOf returns the role that the service account of q's caller names or, if it names none, the manifest.
+// roleOf returns the ARN of the role of q's caller.
 func (s *sessions) roleOf(ctx context.Context, q providers.Query) (string, error) {
-	annotations, err := exchange.Annotations(ctx, s.accounts, q)
-	if err != nil {
-		return "", err
+	role, _, err := exchange.Role{Accounts: s.accounts, Annotation: roleAnnotation, Property: "roleArn", Default: s.role}.Of(ctx, q)
+	if err == nil && !providers.ConsistsOf(role, 256, ":/-_.") {
+		err = providers.Errorf(providers.Denied, "annotation %s of service account %s/%s, or roleArn, is not the ARN of a role", roleAnnotation, q.Caller.Namespace, q.Caller.ServiceAccount)
 	}
-	switch role := annotations[roleAnnotation]; {
-	case role == "" && s.role == "":
-		return "", exchange.Unnamed("role", s.accounts, q, roleAnnotation, "roleArn")
-	case role == "":
-		return s.role, nil
-	case !providers.ConsistsOf(role, 256, ":/-_."):
-		return "", providers.Errorf(providers.Denied, "annotation %s of service account %s/%s is not the ARN of a role", roleAnnotation, q.Caller.Namespace, q.Caller.ServiceAccount)
-	default:
-		return role, nil
-	}
+	return role, err
 }
 
-// login returns a session with what the platform gives the agent: a role by TKE's OIDC, which is in its environment, or the
+// login returns a client with what the platform gives the agent: a role by TKE's OIDC, which is in its environment, or the
 // role of its node. The names are those of Tencent's SDK.
-func (s *sessions) login(ctx context.Context, _ providers.Query) (*session, time.Time, error) {
+func (s *sessions) login(ctx context.Context, _ providers.Query) (*common.Client, time.Time, error) {
 	region, provider, role, file := os.Getenv("TKE_REGION"), os.Getenv("TKE_PROVIDER_ID"), os.Getenv("TKE_ROLE_ARN"), os.Getenv("TKE_WEB_IDENTITY_TOKEN_FILE")
 	if region == "" || provider == "" || role == "" || file == "" {
 		return s.ofNode(ctx)
@@ -139,7 +124,7 @@ type sessionAnswer struct {
 type credentials struct{ TmpSecretId, TmpSecretKey, Token string } //nolint:revive // Tencent's spelling
 
 // session asks STS for a session.
-func (s *sessions) session(ctx context.Context, region, provider, role, token, name string) (*session, time.Time, error) {
+func (s *sessions) session(ctx context.Context, region, provider, role, token, name string) (*common.Client, time.Time, error) {
 	request := tchttp.NewCommonRequest(stsService, stsVersion, stsAction)
 	request.SetSkipSign(true)
 	request.SetContext(ctx)
@@ -156,13 +141,13 @@ func (s *sessions) session(ctx context.Context, region, provider, role, token, n
 	return s.with(answer.Response.Credentials, answer.Response.ExpiredTime)
 }
 
-// with returns a session with temporary keys.
-func (s *sessions) with(c credentials, expires int64) (*session, time.Time, error) {
+// with returns a client with temporary keys.
+func (s *sessions) with(c credentials, expires int64) (*common.Client, time.Time, error) {
 	if c.TmpSecretId == "" || c.TmpSecretKey == "" || c.Token == "" {
 		return nil, time.Time{}, providers.Errorf(providers.Unavailable, "no usable credentials in the answer")
 	}
 	k := common.NewTokenCredential(c.TmpSecretId, c.TmpSecretKey, c.Token)
-	return &session{s.client(k, s.region, service, s.endpoint), true}, time.Unix(expires, 0), nil
+	return s.client(k, s.region, service, s.endpoint), time.Unix(expires, 0), nil
 }
 
 // The metadata service of a node. Source: https://cloud.tencent.com/document/product/213/4934.
@@ -171,8 +156,8 @@ const (
 	nodeRoles = "meta-data/cam/security-credentials/"
 )
 
-// ofNode returns a session with the role of the node.
-func (s *sessions) ofNode(ctx context.Context) (*session, time.Time, error) {
+// ofNode returns a client with the role of the node.
+func (s *sessions) ofNode(ctx context.Context) (*common.Client, time.Time, error) {
 	role, err := s.node.Ask(ctx, http.MethodGet, nodeRoles, nil)
 	if err != nil {
 		return nil, time.Time{}, noLogin(err)

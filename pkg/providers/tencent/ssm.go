@@ -116,20 +116,20 @@ func (s *store) List(ctx context.Context, q providers.Query) ([]string, error) {
 // call makes one call as whom q is to be read, and gives up credentials that are not accepted any more, so that the next call
 // gets others.
 func (s *store) call(ctx context.Context, q providers.Query, action, object string, parameters map[string]any, answer tchttp.Response) error {
-	session, err := s.sessions.Get(ctx, q)
+	client, err := s.sessions.Get(ctx, q)
 	if err != nil {
 		return err
 	}
 	request := tchttp.NewCommonRequest(service, apiVersion, action)
 	request.SetContext(ctx)
 	if err = request.SetActionParameters(parameters); err == nil {
-		err = session.client.Send(request, answer)
+		err = client.Send(request, answer)
 	}
 	switch act := service + ":" + action + object; {
 	case err == nil:
 		return nil
-	case session.temporary && outdated(err):
-		s.sessions.Drop(q, session)
+	case s.sessions.given.id == "" && outdated(err):
+		s.sessions.Drop(q, client)
 		return providers.Errorf(providers.Unavailable, "%w", failed(ctx, act, err))
 	default:
 		return failed(ctx, act, err)

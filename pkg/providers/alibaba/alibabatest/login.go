@@ -5,10 +5,8 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/keywell/keywell/internal/servertest"
 )
@@ -20,18 +18,10 @@ const (
 	Audience = "sts.aliyuncs.com"
 )
 
-// key is what a caller signs with.
-type key struct {
-	secret, token, principal string
-	expires                  time.Time // zero: never
-}
-
 // Role makes a role that the subjects of the provider's tokens may assume, and returns its ARN.
 func (s *Server) Role(name string, subjects ...string) string {
 	arn := "acs:ram::" + Account + ":role/" + name
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.roles[arn] = subjects
+	s.Trust(arn, subjects...)
 	return arn
 }
 
@@ -42,40 +32,10 @@ func (s *Server) NodeRole(name string) {
 	s.node = name
 }
 
-// Expire makes the keys of all sessions so old that they are not accepted.
-func (s *Server) Expire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, k := range s.keys {
-		if !k.expires.IsZero() {
-			k.expires = time.Now().Add(-time.Second)
-			s.keys[id] = k
-		}
-	}
-}
-
-// Skew sets the server's clock apart from the caller's.
-func (s *Server) Skew(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.skew = d
-}
-
-// Life is how long the sessions live that are given from now on.
-func (s *Server) Life(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.life = d
-}
-
-// give makes a session of a role, as STS and the node's metadata service describe it. s.mu is held.
-func (s *Server) give(role string) map[string]any {
-	s.serial++
-	id := fmt.Sprintf("STS.%d", s.serial)
-	k := key{secret: "s3cr3t-" + id, token: "CAIS" + id, principal: role, expires: time.Now().Add(s.life)}
-	s.keys[id] = k
+// describe is how STS and the node's metadata service give a key.
+func describe(k servertest.Key) map[string]any {
 	return map[string]any{
-		"AccessKeyId": id, "AccessKeySecret": k.secret, "SecurityToken": k.token, "Expiration": k.expires.UTC().Format("2006-01-02T15:04:05Z"),
+		"AccessKeyId": k.ID, "AccessKeySecret": k.Secret, "SecurityToken": k.Token, "Expiration": k.Expires.UTC().Format("2006-01-02T15:04:05Z"),
 	}
 }
 
@@ -90,9 +50,7 @@ func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, form url.Value
 	}
 	subject, err := s.Issuer.Verify(form.Get("OIDCToken"), Audience)
 	seconds, _ := strconv.Atoi(form.Get("DurationSeconds"))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	subjects, known := s.roles[role]
+	known, trusted := s.Trusts(role, subject)
 	switch {
 	case r.Header.Get("Authorization") != "" || r.Header.Get("x-acs-action") != "AssumeRoleWithOIDC" || r.URL.RawQuery != "":
 		refuse(w, http.StatusBadRequest, "InvalidParameter", "signed, or not in the body: "+r.URL.RawQuery)
@@ -106,10 +64,10 @@ func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, form url.Value
 		refuse(w, http.StatusBadRequest, "AuthenticationFail.OIDCToken.Invalid", form.Get("OIDCToken"))
 	case !known:
 		refuse(w, http.StatusNotFound, "EntityNotExist.Role", role)
-	case !slices.Contains(subjects, subject):
+	case !trusted:
 		refuse(w, http.StatusForbidden, "AuthenticationFail.NoPermission", subject)
 	default:
-		answer(w, map[string]any{"Credentials": s.give(role), "AssumedRoleUser": map[string]any{"Arn": role + "/" + form.Get("RoleSessionName")}})
+		answer(w, map[string]any{"Credentials": describe(s.Session(role)), "AssumedRoleUser": map[string]any{"Arn": role + "/" + form.Get("RoleSessionName")}})
 	}
 }
 
@@ -131,7 +89,7 @@ func (s *Server) serveNode(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == roles:
 		_, _ = fmt.Fprintln(w, s.node)
 	case r.URL.Path == roles+s.node:
-		given := s.give("acs:ram::" + Account + ":role/" + s.node)
+		given := describe(s.Session("acs:ram::" + Account + ":role/" + s.node))
 		given["Code"] = "Success"
 		answer(w, given)
 	default:

@@ -30,27 +30,21 @@ import (
 type Server struct {
 	servertest.Record // of calls such as "GetSecretParameter", "AssumeRoleWithOIDC", "node"
 	servertest.Grants // to the user "user" and to roles
+	servertest.Keys
 
 	URL    string             // of Parameter Store and STS
 	Node   string             // HOST:PORT of the metadata service
 	Issuer *issuertest.Issuer // of the tokens that Provider trusts
 
 	mu         sync.Mutex
-	keys       map[string]key      // access key id → key
-	roles      map[string][]string // role ARN → subjects that may assume it
 	node       string              // name of the node's role; empty: none
-	life       time.Duration       // of sessions
-	skew       time.Duration       // of the server's clock
-	serial     int
 	parameters map[string][]string // name → values, oldest first
 }
 
 // NewServer starts a server that ends with the test, with a user who may do everything with the access key.
 func NewServer(t testing.TB, id, secret, token string) *Server {
-	s := &Server{
-		Issuer: issuertest.New(), life: time.Hour, keys: map[string]key{id: {secret: secret, token: token, principal: "user"}},
-		roles: map[string][]string{}, parameters: map[string][]string{},
-	}
+	s := &Server{Issuer: issuertest.New(), parameters: map[string][]string{}}
+	s.AddKey(servertest.Key{ID: id, Secret: secret, Token: token, Principal: "user"})
 	s.Allow("user", "*", "*")
 	s.URL = servertest.Serve(t, false, s.serve).URL
 	s.Node = servertest.Serve(t, false, s.serveNode).Listener.Addr().String()
@@ -181,17 +175,15 @@ func (s *Server) authenticate(r *http.Request, body []byte) (principal, code str
 	if m == nil || err != nil || r.Header.Get("x-acs-signature-nonce") == "" || r.Header.Get("x-acs-content-sha256") != sum(string(body)) {
 		return "", "IncompleteSignature", http.StatusBadRequest
 	}
-	s.mu.Lock()
-	k, known := s.keys[m[1]]
-	s.mu.Unlock()
+	k, known := s.Key(m[1])
 	switch {
 	case !known:
 		return "", "InvalidAccessKeyId.NotFound", http.StatusNotFound
-	case r.Header.Get("x-acs-security-token") != k.token:
+	case r.Header.Get("x-acs-security-token") != k.Token:
 		return "", "InvalidSecurityToken.Malformed", http.StatusBadRequest
-	case !k.expires.IsZero() && time.Now().After(k.expires):
+	case k.Expired():
 		return "", "InvalidSecurityToken.Expired", http.StatusBadRequest
-	case s.since(at).Abs() > 15*time.Minute:
+	case s.Since(at).Abs() > 15*time.Minute:
 		return "", "InvalidTimeStamp.Expired", http.StatusBadRequest
 	}
 	var headers strings.Builder
@@ -204,19 +196,12 @@ func (s *Server) authenticate(r *http.Request, body []byte) (principal, code str
 	}
 	query := strings.ReplaceAll(r.URL.Query().Encode(), "+", "%20")
 	canonical := fmt.Sprintf("%s\n/\n%s\n%s\n%s\n%s", r.Method, query, headers.String(), m[2], sum(string(body)))
-	h := hmac.New(sha256.New, []byte(k.secret))
+	h := hmac.New(sha256.New, []byte(k.Secret))
 	h.Write([]byte("ACS3-HMAC-SHA256\n" + sum(canonical)))
 	if hex.EncodeToString(h.Sum(nil)) != m[3] {
 		return "", "SignatureDoesNotMatch", http.StatusBadRequest
 	}
-	return k.principal, "", 0
-}
-
-// since returns how long ago something was by the server's clock.
-func (s *Server) since(at time.Time) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Since(at) + s.skew
+	return k.Principal, "", 0
 }
 
 func sum(text string) string {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
 	"time"
 
 	"github.com/keywell/keywell/internal/servertest"
@@ -18,17 +17,9 @@ const (
 	account  = "qcs::cam::uin/100000000001:roleName/"
 )
 
-// key is what a caller signs with.
-type key struct {
-	secret, token, principal string
-	expires                  time.Time // zero: never
-}
-
 // Role makes a role that the subjects of the provider's tokens may assume, and returns its ARN.
 func (s *Server) Role(name string, subjects ...string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.roles[account+name] = subjects
+	s.Trust(account+name, subjects...)
 	return account + name
 }
 
@@ -40,39 +31,9 @@ func (s *Server) NodeRole(name string) string {
 	return account + name
 }
 
-// Expire makes the keys of all sessions so old that they are not accepted.
-func (s *Server) Expire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, k := range s.keys {
-		if !k.expires.IsZero() {
-			k.expires = time.Now().Add(-time.Second)
-			s.keys[id] = k
-		}
-	}
-}
-
-// Skew sets the server's clock apart from the caller's.
-func (s *Server) Skew(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.skew = d
-}
-
-// Life is how long the sessions live that are given from now on.
-func (s *Server) Life(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.life = d
-}
-
-// give makes a session of a role. s.mu is held.
-func (s *Server) give(role string) (keys map[string]any, expires time.Time) {
-	s.serial++
-	id := fmt.Sprintf("AKIDtmp%d", s.serial)
-	k := key{secret: "s3cr3t-" + id, token: "t0ken-" + id, principal: role, expires: time.Now().Add(s.life)}
-	s.keys[id] = k
-	return map[string]any{"TmpSecretId": id, "TmpSecretKey": k.secret, "Token": k.token}, k.expires
+// describe is how STS and the node's metadata service give a key.
+func describe(k servertest.Key) map[string]any {
+	return map[string]any{"TmpSecretId": k.ID, "TmpSecretKey": k.Secret, "Token": k.Token}
 }
 
 type assumption struct {
@@ -94,9 +55,7 @@ func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, body []byte) {
 		return
 	}
 	subject, err := s.Issuer.Verify(in.WebIdentityToken, Audience)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	subjects, known := s.roles[in.RoleArn]
+	known, trusted := s.Trusts(in.RoleArn, subject)
 	switch {
 	case r.Header.Get("Authorization") != "SKIP" || r.Header.Get("X-TC-Action") != "AssumeRoleWithWebIdentity" || r.Header.Get("X-TC-Region") == "":
 		refuse(w, "InvalidParameter", "signed, or without a region")
@@ -108,11 +67,11 @@ func (s *Server) serveSTS(w http.ResponseWriter, r *http.Request, body []byte) {
 		refuse(w, "InvalidParameter.WebIdentityTokenError", in.WebIdentityToken)
 	case !known:
 		refuse(w, "ResourceNotFound.RoleNotFound", in.RoleArn)
-	case !slices.Contains(subjects, subject):
+	case !trusted:
 		refuse(w, "UnauthorizedOperation", subject)
 	default:
-		keys, expires := s.give(in.RoleArn)
-		answer(w, map[string]any{"Credentials": keys, "ExpiredTime": expires.Unix(), "Expiration": expires.UTC().Format(time.RFC3339)})
+		k := s.Session(in.RoleArn)
+		answer(w, map[string]any{"Credentials": describe(k), "ExpiredTime": k.Expires.Unix(), "Expiration": k.Expires.UTC().Format(time.RFC3339)})
 	}
 }
 
@@ -128,8 +87,9 @@ func (s *Server) serveNode(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == roles:
 		_, _ = fmt.Fprint(w, s.node)
 	case r.URL.Path == roles+s.node:
-		given, expires := s.give(account + s.node)
-		given["ExpiredTime"], given["Code"] = expires.Unix(), "Success"
+		k := s.Session(account + s.node)
+		given := describe(k)
+		given["ExpiredTime"], given["Code"] = k.Expires.Unix(), "Success"
 		_ = json.NewEncoder(w).Encode(given)
 	default:
 		http.NotFound(w, r)

@@ -31,18 +31,14 @@ import (
 type Server struct {
 	servertest.Record // of calls such as "GetSecretValue", "AssumeRoleWithWebIdentity", "node"
 	servertest.Grants // to the user "user" and to roles
+	servertest.Keys
 
 	URL    string             // of Secrets Manager and STS
 	Node   string             // HOST:PORT of the metadata service
 	Issuer *issuertest.Issuer // of the tokens that Provider trusts
 
 	mu      sync.Mutex
-	keys    map[string]key      // secret id → key
-	roles   map[string][]string // role ARN → subjects that may assume it
-	node    string              // name of the node's role; empty: none
-	life    time.Duration       // of sessions
-	skew    time.Duration       // of the server's clock
-	serial  int
+	node    string               // name of the node's role; empty: none
 	secrets map[string][]version // oldest first
 }
 
@@ -53,10 +49,8 @@ type version struct {
 
 // NewServer starts a server that ends with the test, with a user who may do everything with the keys.
 func NewServer(t testing.TB, id, secret, token string) *Server {
-	s := &Server{
-		Issuer: issuertest.New(), life: 2 * time.Hour, keys: map[string]key{id: {secret: secret, token: token, principal: "user"}},
-		roles: map[string][]string{}, secrets: map[string][]version{},
-	}
+	s := &Server{Issuer: issuertest.New(), secrets: map[string][]version{}}
+	s.AddKey(servertest.Key{ID: id, Secret: secret, Token: token, Principal: "user"})
 	s.Allow("user", "*", "*")
 	s.URL = servertest.Serve(t, false, s.serve).URL
 	s.Node = servertest.Serve(t, false, s.serveNode).Listener.Addr().String()
@@ -177,34 +171,25 @@ func (s *Server) authenticate(r *http.Request, body []byte) (principal, code str
 	if m == nil || r.Method != http.MethodPost || err != nil {
 		return "", "AuthFailure.InvalidAuthorization"
 	}
-	s.mu.Lock()
-	k, known := s.keys[m[1]]
-	s.mu.Unlock()
+	k, known := s.Key(m[1])
 	switch at := time.Unix(seconds, 0).UTC(); {
 	case !known:
 		return "", "AuthFailure.SecretIdNotFound"
-	case r.Header.Get("X-TC-Token") != k.token || !k.expires.IsZero() && time.Now().After(k.expires):
+	case r.Header.Get("X-TC-Token") != k.Token || k.Expired():
 		return "", "AuthFailure.TokenFailure"
-	case s.since(at).Abs() > 5*time.Minute || at.Format("2006-01-02") != m[2]:
+	case s.Since(at).Abs() > 5*time.Minute || at.Format("2006-01-02") != m[2]:
 		return "", "AuthFailure.SignatureExpire"
 	}
 	canonical := fmt.Sprintf("POST\n/\n\ncontent-type:%s\nhost:%s\n\ncontent-type;host\n%s", r.Header.Get("Content-Type"), r.Host, sum(string(body)))
 	text := fmt.Sprintf("TC3-HMAC-SHA256\n%d\n%s/ssm/tc3_request\n%s", seconds, m[2], sum(canonical))
-	derived := []byte("TC3" + k.secret)
+	derived := []byte("TC3" + k.Secret)
 	for _, part := range []string{m[2], "ssm", "tc3_request"} {
 		derived = mac(derived, part)
 	}
 	if hex.EncodeToString(mac(derived, text)) != m[3] {
 		return "", "AuthFailure.SignatureFailure"
 	}
-	return k.principal, ""
-}
-
-// since returns how long ago something was by the server's clock.
-func (s *Server) since(at time.Time) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Since(at) + s.skew
+	return k.Principal, ""
 }
 
 func sum(text string) string {
