@@ -135,6 +135,8 @@ func TestAgent(t *testing.T) {
 	if n := len(server.Calls("node")); n != 2+2*3 {
 		t.Errorf("the metadata service was asked %d times", n)
 	}
+	server.OldNode()
+	storetest.Want(t, openOnNode(t, server), q, "c4n4ry")
 
 	role := server.Role("agent", "system:serviceaccount:keywell:keywell")
 	file := filepath.Join(t.TempDir(), "token")

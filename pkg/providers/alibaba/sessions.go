@@ -183,11 +183,14 @@ const (
 
 // ofNode returns a client with the role of the node.
 func (s *sessions) ofNode(ctx context.Context) (*openapi.Client, time.Time, error) {
-	token, err := s.node.Ask(ctx, http.MethodPut, "api/token", http.Header{tokenHeader + "-Ttl-Seconds": {"60"}})
+	token, err := s.node.Token(ctx, "api/token", tokenHeader+"-Ttl-Seconds")
 	if err != nil {
 		return nil, time.Time{}, noLogin(err)
 	}
-	header := http.Header{tokenHeader: {token}}
+	header := http.Header{}
+	if token != "" {
+		header.Set(tokenHeader, token)
+	}
 	role, err := s.node.Ask(ctx, http.MethodGet, nodeRoles, header)
 	if err != nil {
 		return nil, time.Time{}, noLogin(err)

@@ -2,8 +2,10 @@ package connect
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 const (
 	nodeTimeout = 3 * time.Second // outside the cloud nobody answers, and nobody refuses
 	nodeAnswer  = 64 << 10
+	tokenLife   = "60" // seconds: one login's
 )
 
 // Node asks a cloud's metadata service, which answers whoever is on the node, for what the node itself may do.
@@ -26,6 +29,16 @@ func NewNode(dial Dialer, url string) Node {
 	t := Transport(dial)
 	t.Proxy, t.DisableKeepAlives = nil, true
 	return Node{&http.Client{Transport: t, CheckRedirect: NeverFollow, Timeout: nodeTimeout}, url}
+}
+
+// Token asks for a token that later requests carry, with a header that says for how long. It is empty if the service knows
+// none, and takes requests without one: an older one. The error is Unavailable if nobody answers.
+func (n Node) Token(ctx context.Context, path, lifeHeader string) (string, error) {
+	token, err := n.Ask(ctx, http.MethodPut, path, http.Header{lifeHeader: {tokenLife}})
+	if _, nobody := errors.AsType[*url.Error](err); nobody {
+		return "", err
+	}
+	return token, nil
 }
 
 // Ask returns the answer to one request for what is at path. The error is Denied if the node says that there is nothing,

@@ -32,6 +32,12 @@ func TestNode(t *testing.T) {
 	if got != "reader" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
+	if got, err := n.Token(t.Context(), "none", "Ttl"); got != "" || err != nil {
+		t.Errorf("a service without tokens: %q, %v", got, err)
+	}
+	if _, err := connect.NewNode(nil, "http://127.0.0.1:1/").Token(t.Context(), "token", "Ttl"); providers.KindOf(err) != providers.Unavailable {
+		t.Errorf("a token of nobody: %v", err)
+	}
 	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	for path, kind := range map[string]providers.Kind{"none": providers.Denied, "role": providers.Unavailable, "hang": providers.Unavailable} {

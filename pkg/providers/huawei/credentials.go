@@ -3,9 +3,7 @@ package huawei
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/huaweicloud/huaweicloud-sdk-go-v3/core/auth"
@@ -53,19 +51,18 @@ const (
 	machineURL = "http://169.254.169.254/"
 	tokenPath  = "meta-data/latest/api/token"
 	keysPath   = "openstack/latest/securitykey"
-	tokenLife  = "60" // seconds
 )
 
 // askMachine asks the metadata service. The SDK does too, but not by its clients' connections, and without an end that we
 // could set. A service that knows no tokens is asked without one, as in the SDK.
 func (s *sessions) askMachine(ctx context.Context) (found, error) {
 	const nothing = "no credentials: set accessKey and secretAccessKey, or give the machine an agency: %w"
-	token, err := s.node.Ask(ctx, http.MethodPut, tokenPath, http.Header{"X-Metadata-Token-Ttl-Seconds": {tokenLife}})
-	if _, nobody := errors.AsType[*url.Error](err); nobody {
+	token, err := s.node.Token(ctx, tokenPath, "X-Metadata-Token-Ttl-Seconds")
+	if err != nil {
 		return found{}, providers.Errorf(providers.Unavailable, nothing, err)
 	}
 	header := http.Header{}
-	if err == nil {
+	if token != "" {
 		header.Set("X-Metadata-Token", token)
 	}
 	body, err := s.node.Ask(ctx, http.MethodGet, keysPath, header)

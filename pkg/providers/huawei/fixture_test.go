@@ -1,8 +1,6 @@
 package huawei_test
 
 import (
-	"context"
-	"net"
 	"testing"
 
 	"github.com/keywell/keywell/internal/loopback"
@@ -54,13 +52,7 @@ func open(t testing.TB, cfg providers.Config) providers.Provider {
 // openOn opens a store on a machine whose metadata service is the server's.
 func openOn(t testing.TB, server *huaweitest.Server, metadata map[string]string) providers.Provider {
 	t.Helper()
-	dial := loopback.Dialer(t)
-	return storetest.Open(t, huawei.DriverDialing(func(ctx context.Context, network, address string) (net.Conn, error) {
-		if address == "169.254.169.254:80" {
-			address = server.Machine
-		}
-		return dial(ctx, network, address)
-	}), storetest.Config(metadata))
+	return storetest.Open(t, huawei.DriverDialing(loopback.Instead(t, "169.254.169.254:80", server.Machine)), storetest.Config(metadata))
 }
 
 // newStore returns a server and a provider that reads from it as admin.

@@ -32,6 +32,13 @@ func (s *Server) NodeRole(name string) {
 	s.node = name
 }
 
+// OldNode makes the metadata service one that knows no tokens.
+func (s *Server) OldNode() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.oldNode = true
+}
+
 // describe is how STS and the node's metadata service give a key.
 func describe(k servertest.Key) map[string]any {
 	return map[string]any{
@@ -80,9 +87,11 @@ func (s *Server) serveNode(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.oldNode && r.Method == http.MethodPut:
+		http.NotFound(w, r)
 	case r.Method == http.MethodPut && r.URL.Path == "/latest/api/token" && r.Header.Get("X-aliyun-ecs-metadata-token-ttl-seconds") != "":
 		_, _ = fmt.Fprint(w, metadataToken)
-	case r.Method != http.MethodGet || r.Header.Get("X-aliyun-ecs-metadata-token") != metadataToken:
+	case r.Method != http.MethodGet || !s.oldNode && r.Header.Get("X-aliyun-ecs-metadata-token") != metadataToken:
 		http.Error(w, "metadata token", http.StatusForbidden)
 	case s.node == "":
 		http.NotFound(w, r)

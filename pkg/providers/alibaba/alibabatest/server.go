@@ -37,7 +37,8 @@ type Server struct {
 	Issuer *issuertest.Issuer // of the tokens that Provider trusts
 
 	mu         sync.Mutex
-	node       string              // name of the node's role; empty: none
+	node       string // name of the node's role; empty: none
+	oldNode    bool
 	parameters map[string][]string // name → values, oldest first
 }
 
