@@ -14,7 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	runtimev1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -36,8 +38,13 @@ var reconnect = grpc.ConnectParams{
 	MinConnectTimeout: requestTimeout,
 }
 
-// errNoEvents is why a stream ends that the runtime has nothing to say on.
-var errNoEvents = errors.New("it has ended the stream of events: CRI-O sends them only with enable_pod_events = true")
+// Why there are no events. The sandboxes are then listed as often as events are asked for.
+var (
+	// errNoEvents is for a stream that ends at once. Source: CRI-O, server/container_events.go.
+	errNoEvents = errors.New("it has ended the stream of events: CRI-O sends them only with enable_pod_events = true in [crio.runtime]")
+	// errOld is for a runtime that does not know the call.
+	errOld = errors.New("it is too old to send events: containerd does since 1.7, CRI-O since 1.26 with enable_pod_events = true")
+)
 
 // Sandbox is a pod sandbox that is ready: what the pod's containers share, their network namespace above all. A pod has
 // another after its sandbox has died.
@@ -157,6 +164,8 @@ func (r *Runtime) receive(stream grpc.ServerStreamingClient[runtimev1.ContainerE
 		switch {
 		case errors.Is(err, io.EOF):
 			return errNoEvents
+		case status.Code(err) == codes.Unimplemented:
+			return errOld
 		case err != nil:
 			return fmt.Errorf("read events: %w", err)
 		}
@@ -174,16 +183,16 @@ func (r *Runtime) receive(stream grpc.ServerStreamingClient[runtimev1.ContainerE
 
 // apply notes what an event says, and reports whether it was news. The caller holds the lock.
 func (r *Runtime) apply(event *runtimev1.ContainerEventResponse) (changed bool) {
-	id, status := event.GetContainerId(), event.GetPodSandboxStatus()
-	ready := status.GetState() == runtimev1.PodSandboxState_SANDBOX_READY
+	id, sandbox := event.GetContainerId(), event.GetPodSandboxStatus()
+	ready := sandbox.GetState() == runtimev1.PodSandboxState_SANDBOX_READY
 	switch event.GetContainerEventType() {
 	case runtimev1.ContainerEventType_CONTAINER_STOPPED_EVENT, runtimev1.ContainerEventType_CONTAINER_DELETED_EVENT:
-		if status == nil || status.GetId() == id { // of the sandbox itself, which has the ID of its first container
+		if sandbox == nil || sandbox.GetId() == id { // of the sandbox itself, which has the ID of its first container
 			ready = false
 		}
 	}
-	if status != nil {
-		id = status.GetId()
+	if sandbox != nil {
+		id = sandbox.GetId()
 	}
 	_, known := r.known.sandboxes[id]
 	switch {
@@ -191,7 +200,7 @@ func (r *Runtime) apply(event *runtimev1.ContainerEventResponse) (changed bool) 
 		delete(r.known.sandboxes, id)
 		return true
 	case !known && ready:
-		s := sandboxOf(id, status.GetMetadata())
+		s := sandboxOf(id, sandbox.GetMetadata())
 		s.Since = time.Unix(0, event.GetCreatedAt())
 		r.known.sandboxes[id] = s
 		return true

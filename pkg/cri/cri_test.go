@@ -33,12 +33,16 @@ type fake struct {
 	info      map[string]map[string]string // sandbox ID → verbose status
 	events    chan *runtimev1.ContainerEventResponse
 	noEvents  bool
+	old       bool   // it does not know of events
 	listed    func() // called while a list is under way, after it was made
 	lists     int
 }
 
 func (f *fake) GetContainerEvents(_ *runtimev1.GetEventsRequest, stream grpc.ServerStreamingServer[runtimev1.ContainerEventResponse]) error {
-	if f.noEvents {
+	switch {
+	case f.old:
+		return f.UnimplementedRuntimeServiceServer.GetContainerEvents(nil, stream)
+	case f.noEvents:
 		return nil
 	}
 	for {
@@ -275,17 +279,31 @@ func TestRuntimeRestarts(t *testing.T) {
 	w.waitLog(t, "is not followed")
 }
 
-// TestNoEvents is CRI-O as it is configured by default.
+// TestNoEvents has runtimes that send none: CRI-O as it is configured by default ends the stream, and one that is too old
+// does not know the call. Both are listed again and again, and the log has the remedy.
 func TestNoEvents(t *testing.T) {
+	for name, test := range map[string]struct {
+		set    func(*fake)
+		remedy string
+	}{
+		"CRI-O without enable_pod_events": {func(f *fake) { f.noEvents = true }, "enable_pod_events = true in [crio.runtime]"},
+		"too old":                         {func(f *fake) { f.old = true }, "containerd does since 1.7"},
+	} {
+		t.Run(name, func(t *testing.T) { testNoEvents(t, test.set, test.remedy) })
+	}
+}
+
+func testNoEvents(t *testing.T, set func(*fake), remedy string) {
+	t.Helper()
 	f, socket := newFake(), filepath.Join(t.TempDir(), "cri.sock")
-	f.noEvents = true
+	set(f)
 	f.put("a", ready)
 	f.serve(t, socket)
 	w := follow(t, socket)
 	w.wait(t, "a")
 	f.put("b", ready)
 	w.wait(t, "a", "b")
-	w.waitLog(t, "enable_pod_events = true")
+	w.waitLog(t, remedy)
 	if err := testutil.GatherAndCompare(w.registry, strings.NewReader(`
 		# HELP keywell_cri_following 1 while the agent follows the container runtime's events, 0 while it can't.
 		# TYPE keywell_cri_following gauge
@@ -295,7 +313,24 @@ func TestNoEvents(t *testing.T) {
 	}
 }
 
-// Parts of what crictl inspectp prints.
+// TestOldEvents has events from long ago, which CRI-O keeps for whoever asks first, up to a thousand: sandboxes that have
+// gone since, whose end may have been lost. The list that follows is right.
+func TestOldEvents(t *testing.T) {
+	f, socket := newFake(), filepath.Join(t.TempDir(), "cri.sock")
+	dead := f.put("dead", ready)
+	f.remove("dead")
+	f.listed = sync.OnceFunc(func() {
+		f.send(started, "dead", dead)
+		f.send(stopped, "main", dead)
+		f.send(started, "new", f.put("new", ready))
+	})
+	f.serve(t, socket)
+	follow(t, socket).wait(t, "new")
+}
+
+// Parts of what crictl inspectp prints. CRI-O's are what createSandboxInfo makes in server/sandbox_status.go, the same from
+// 1.26 to 1.36: the OCI specification, whose namespaces have the paths of namespaces_dir, and, unless the sandbox has no
+// container of its own (it is "spoofed"), image and pid before it.
 const (
 	ofContainerd = `{"pid": 1234, "processStatus": "running", "netNamespaceClosed": false, "runtimeSpec": {"ociVersion": "1.2.1", "linux": {
 		"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/var/run/netns/cni-1"}]}},
