@@ -12,5 +12,5 @@
 //   - A port that the pod has is left alone: it is reported, not tried again. A pod that is in the node's network gets
 //     no listener, and is told why.
 //   - When a sandbox has stopped, its listeners and connections are closed at once, so that its namespace can end.
-//   - One pod that fails does not keep another waiting for longer than the runtime takes to answer.
+//   - A pod whose namespace the runtime is slow to name, or does not, keeps no other waiting.
 package localhost

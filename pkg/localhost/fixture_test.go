@@ -39,6 +39,7 @@ type node struct {
 	paths     map[string]string // sandbox ID → path of its namespace
 	errs      map[string]error  // sandbox ID → why there is no path
 	asked     map[string]int    // sandbox ID → how often its path was asked for
+	silent    map[string]bool   // sandbox ID → its path is not told, as long as anybody waits
 	wishes    map[string]localhost.Wish
 }
 
@@ -48,10 +49,16 @@ func (n *node) Sandboxes() []cri.Sandbox {
 	return slices.Collect(maps.Values(n.sandboxes))
 }
 
-func (n *node) NetworkNamespace(_ context.Context, id string) (string, error) {
+func (n *node) NetworkNamespace(ctx context.Context, id string) (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.asked[id]++
+	if n.silent[id] {
+		n.mu.Unlock()
+		<-ctx.Done()
+		n.mu.Lock()
+		return "", ctx.Err()
+	}
 	return n.paths[id], n.errs[id]
 }
 
@@ -86,7 +93,7 @@ func newNode(t *testing.T) *node {
 	t.Helper()
 	n := &node{
 		T: t, http: origin.New(), grpc: origin.New(), log: &logtest.Buffer{}, registry: prometheus.NewRegistry(), refusals: make(chan localhost.Refusal, 100),
-		sandboxes: map[string]cri.Sandbox{}, paths: map[string]string{}, errs: map[string]error{}, asked: map[string]int{}, wishes: map[string]localhost.Wish{},
+		sandboxes: map[string]cri.Sandbox{}, paths: map[string]string{}, errs: map[string]error{}, asked: map[string]int{}, silent: map[string]bool{}, wishes: map[string]localhost.Wish{},
 	}
 	go greet(n.http, "http")
 	go greet(n.grpc, "grpc")

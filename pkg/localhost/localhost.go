@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/keywell/keywell/pkg/cri"
@@ -52,8 +52,8 @@ type Options struct {
 	// Wishes returns what the pods of this node wish: pod UID → wish. One that is not in it is not known yet.
 	Wishes func() map[string]Wish
 	// Serve answers API calls on listeners, which it takes over, as calls of the pod id, of which namespace, name and UID
-	// are set. What it returns ends that, and closes the listeners and all connections. Serve and Refused are called for
-	// several pods at a time.
+	// are set. What it returns ends that, and closes the listeners and all connections. It is called for several pods at
+	// a time.
 	Serve      func(id scope.Identity, http, grpc []net.Listener) (stop func())
 	Refused    func(Refusal)         // told once per sandbox and reason; must not block; nil: nobody is told
 	Logger     *slog.Logger          // nil: discard
@@ -62,20 +62,36 @@ type Options struct {
 
 // Set is the listeners of all pods of this node.
 type Set struct {
-	opts    Options
-	metrics metrics
-	changed chan struct{} // of size one
-	pods    map[string]*pod
+	opts     Options
+	metrics  metrics
+	changed  chan struct{} // of size one
+	slots    chan struct{} // one for each attempt that is under way
+	attempts chan attempt  // that have ended
+
+	pods map[string]*pod // sandbox ID → pod; only Run touches it, and the pods
 }
 
-// pod is a sandbox that is wanted to have listeners. Only reconcile touches it, or the one open that it waits for.
+// pod is a sandbox that is wanted to have listeners.
 type pod struct {
+	sandbox cri.Sandbox
 	wish    Wish
-	stop    func() // ends its listeners; nil: it has none
-	refused bool   // it is not tried again
-	told    bool   // that it can't have them has been said
+	giveUp  context.CancelFunc // ends the attempt that is under way; nil: none is
+	dropped bool               // what the attempt leads to is not wanted any more
+	stop    func()             // ends its listeners; nil: it has none
+	refused bool               // it is not tried again
+	told    bool               // that it can't have them has been said
 	pause   time.Duration
 	retry   time.Time // when it is tried again, if it has no listeners and is not refused
+}
+
+// idle tells whether another attempt is to be made, if it is time.
+func (p *pod) idle() bool { return p.giveUp == nil && p.stop == nil && !p.refused }
+
+// attempt is how an attempt to give a pod its listeners has ended: with stop, which ends them, or with an error.
+type attempt struct {
+	pod  *pod
+	stop func()
+	err  error
 }
 
 // New returns a Set, which does nothing before Run.
@@ -89,7 +105,10 @@ func New(opts Options) (*Set, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Set{opts: opts, metrics: newMetrics(opts.Registerer), changed: make(chan struct{}, 1), pods: map[string]*pod{}}, nil
+	return &Set{
+		opts: opts, metrics: newMetrics(opts.Registerer), changed: make(chan struct{}, 1),
+		slots: make(chan struct{}, concurrentOpens), attempts: make(chan attempt), pods: map[string]*pod{},
+	}, nil
 }
 
 // Nudge says that sandboxes or wishes may have changed. It never blocks.
@@ -103,105 +122,148 @@ func (s *Set) Nudge() {
 // Run keeps the listeners as they should be until ctx ends; then it returns nil. It is called once. The listeners that
 // are open then are left to whom Serve has given them.
 func (s *Set) Run(ctx context.Context) error {
+	var opening sync.WaitGroup
+	defer opening.Wait()
 	for {
 		var due <-chan time.Time
-		if retry := s.reconcile(ctx); !retry.IsZero() {
+		if retry := s.reconcile(ctx, &opening); !retry.IsZero() {
 			due = time.After(time.Until(retry))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case a := <-s.attempts:
+			s.note(ctx, a)
 		case <-s.changed:
 		case <-due:
 		}
 	}
 }
 
-// reconcile closes what should not be and opens what should. It returns when something is to be tried again, or zero.
-func (s *Set) reconcile(ctx context.Context) (retry time.Time) {
+// reconcile closes what should not be and begins to open what should. It returns when something is to be tried again, or
+// zero.
+func (s *Set) reconcile(ctx context.Context, opening *sync.WaitGroup) (retry time.Time) {
 	sandboxes, wishes := s.opts.Runtime.Sandboxes(), s.opts.Wishes()
 	wanted := make(map[string]bool, len(sandboxes))
 	for _, sandbox := range sandboxes {
-		wanted[sandbox.ID] = wishes[sandbox.PodUID].Wanted
-	}
-	for id := range s.pods {
-		if !wanted[id] {
-			s.close(id)
-		}
-	}
-	var opening errgroup.Group
-	opening.SetLimit(concurrentOpens)
-	for _, sandbox := range sandboxes {
-		if !wanted[sandbox.ID] {
-			continue
-		}
-		p := s.pods[sandbox.ID]
 		wish := wishes[sandbox.PodUID]
-		if p == nil || p.wish.Against != wish.Against || p.refused && p.wish != wish {
-			s.close(sandbox.ID)
-			p = &pod{pause: firstPause}
+		wanted[sandbox.ID] = wish.Wanted
+		p := s.pods[sandbox.ID]
+		if p != nil && (p.wish.Against != wish.Against || p.refused && p.wish != wish) {
+			s.close(p)
+			p = s.pods[sandbox.ID]
+		}
+		if p == nil && wish.Wanted {
+			p = &pod{sandbox: sandbox, pause: firstPause}
 			s.pods[sandbox.ID] = p
 		}
-		p.wish = wish
-		if p.stop == nil && !p.refused && !time.Now().Before(p.retry) {
-			opening.Go(func() error {
-				s.open(ctx, sandbox, p)
-				return nil
-			})
+		if p != nil {
+			p.wish = wish
 		}
 	}
-	_ = opening.Wait() // what failed is tried again
-	for _, p := range s.pods {
-		if p.stop == nil && !p.refused && (retry.IsZero() || p.retry.Before(retry)) {
+	for id, p := range s.pods {
+		switch {
+		case !wanted[id]:
+			s.close(p)
+		case !p.idle():
+		case !time.Now().Before(p.retry):
+			opening.Go(s.opener(ctx, p))
+		case retry.IsZero() || p.retry.Before(retry):
 			retry = p.retry
 		}
 	}
 	return retry
 }
 
-func (s *Set) close(id string) {
-	p := s.pods[id]
-	if p == nil {
+// close ends a pod's listeners and forgets it. One that is about to get them is kept until it has: another attempt at the
+// same sandbox would find the ports taken.
+func (s *Set) close(p *pod) {
+	if p.giveUp != nil {
+		p.dropped = true
+		p.giveUp()
 		return
 	}
 	if p.stop != nil {
 		p.stop()
 		s.metrics.pods.Dec()
 	}
-	delete(s.pods, id)
+	delete(s.pods, p.sandbox.ID)
 }
 
-// open gives a sandbox its listeners, or notes why it gets none.
-func (s *Set) open(ctx context.Context, sandbox cri.Sandbox, p *pod) {
+// opener returns what makes an attempt to give a pod its listeners. Meanwhile the pod is not touched.
+func (s *Set) opener(ctx context.Context, p *pod) func() {
+	attempting, giveUp := context.WithCancel(ctx)
+	p.giveUp = giveUp
+	sandbox, wish := p.sandbox, p.wish
+	return func() {
+		a := attempt{pod: p}
+		select {
+		case s.slots <- struct{}{}:
+			a.stop, a.err = s.open(attempting, sandbox, wish)
+			<-s.slots
+		case <-attempting.Done():
+			a.err = attempting.Err()
+		}
+		select {
+		case s.attempts <- a:
+		case <-ctx.Done(): // nobody keeps listeners any more
+			giveUp()
+		}
+	}
+}
+
+// open gives a sandbox its listeners; stop ends them.
+func (s *Set) open(ctx context.Context, sandbox cri.Sandbox, wish Wish) (stop func(), err error) {
 	began := time.Now()
-	id := scope.Identity{Namespace: sandbox.Namespace, Pod: sandbox.Pod, PodUID: sandbox.PodUID}
-	attrs := []any{slog.String("namespace", id.Namespace), slog.String("pod", id.Pod), slog.String("sandbox", sandbox.ID)}
-	http, grpc, err := s.listen(ctx, sandbox.ID, p.wish)
-	if err == nil {
-		p.stop = s.opts.Serve(id, http, grpc)
-		s.metrics.listening(began, sandbox.Since)
-		s.opts.Logger.Info("pod has the API on localhost", append(attrs, slog.Duration("duration", time.Since(began)))...)
-		return
+	http, grpc, err := s.listen(ctx, sandbox.ID, wish)
+	if err != nil {
+		return nil, err
 	}
-	if ctx.Err() != nil {
-		return
+	stop = s.opts.Serve(podOf(sandbox), http, grpc)
+	s.metrics.listening(began, sandbox.Since)
+	s.opts.Logger.Info("pod has the API on localhost", append(attrsOf(sandbox), slog.Duration("duration", time.Since(began)))...)
+	return stop, nil
+}
+
+// note keeps the listeners that an attempt has made, or notes why there are none.
+func (s *Set) note(ctx context.Context, a attempt) {
+	p := a.pod
+	p.giveUp()
+	p.giveUp, p.stop = nil, a.stop
+	switch {
+	case p.dropped:
+		s.close(p)
+	case a.err != nil && ctx.Err() == nil:
+		s.failed(ctx, p, a.err)
 	}
+}
+
+// failed notes why a pod has no listeners, and says it where somebody wants to know.
+func (s *Set) failed(ctx context.Context, p *pod, err error) {
 	s.metrics.failed(err)
 	refusal, final := refusalOf(err)
 	switch {
 	case final:
 		p.refused = true
-		s.opts.Logger.Log(ctx, levelOf(p.wish), "pod does not get the API on localhost", append(attrs, slog.String("reason", refusal))...)
+		s.opts.Logger.Log(ctx, levelOf(p.wish), "pod does not get the API on localhost", append(attrsOf(p.sandbox), slog.String("reason", refusal))...)
 	case gone(err) && p.pause == firstPause: // it is most likely about to be no sandbox any more
 		refusal = ""
 	default:
-		s.opts.Logger.Error("pod can't have the API on localhost", append(attrs, slog.Any("err", err), slog.Duration("retry", p.pause))...)
+		s.opts.Logger.Error("pod can't have the API on localhost", append(attrsOf(p.sandbox), slog.Any("err", err), slog.Duration("retry", p.pause))...)
 	}
 	if p.wish.Asked && refusal != "" && !p.told {
 		p.told = true
-		s.opts.Refused(Refusal{Pod: id, Message: refusal})
+		s.opts.Refused(Refusal{Pod: podOf(p.sandbox), Message: refusal})
 	}
 	p.retry, p.pause = time.Now().Add(p.pause), min(2*p.pause, longestPause)
+}
+
+func podOf(s cri.Sandbox) scope.Identity {
+	return scope.Identity{Namespace: s.Namespace, Pod: s.Pod, PodUID: s.PodUID}
+}
+
+func attrsOf(s cri.Sandbox) []any {
+	return []any{slog.String("namespace", s.Namespace), slog.String("pod", s.Pod), slog.String("sandbox", s.ID)}
 }
 
 // gone tells whether there was nothing to listen in.

@@ -214,6 +214,34 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// TestSilentRuntime has sandboxes of which the runtime says nothing. They keep no other pod waiting, neither for its
+// listeners nor for their end, and one that goes and comes again is tried again.
+func TestSilentRuntime(t *testing.T) {
+	n := newNode(t)
+	slow, other := netnstest.New(t), netnstest.New(t)
+	n.run()
+	n.change(func() { n.silent["slow"] = true })
+	n.start("slow", slow)
+	n.start("other", other)
+	n.wantAPI("other", other)
+	n.stop("other")
+	n.eventually(func() error {
+		if _, _, err := call(t, other, "[::1]:50001"); err == nil {
+			return errors.New("the listener goes on")
+		}
+		return nil
+	})
+	n.wantNone(slow)
+	n.stop("slow")
+	n.settled()
+	n.change(func() { n.silent["slow"] = false })
+	n.start("slow", slow)
+	n.wantAPI("slow", slow)
+	if strings.Contains(n.log.String(), "level=ERROR") {
+		t.Errorf("an attempt that was given up is an error:\n%s", n.log)
+	}
+}
+
 func TestWithoutIPv6(t *testing.T) {
 	n := newNode(t)
 	ns := netnstest.New(t)
