@@ -99,8 +99,8 @@ postgres:
 vault-test: compiler postgres $(VAULT) ## the Vault driver against a real Vault server
 	KEYWELL_VAULT=$(abspath $(VAULT)) $(GO) test $(RACE) -tags $(TAGS) -count 1 ./pkg/providers/vault/...
 
-fuzz: ## every fuzz target, FUZZTIME each
-	./test/fuzz.sh $(or $(FUZZTIME),10s)
+fuzz: ## every fuzz target, FUZZTIME each: a number of inputs, or a time
+	./test/fuzz.sh $(or $(FUZZTIME),20000x)
 
 bench: build ## beside their floors, in the same run
 	KEYWELL_AGENT=$(abspath $(BIN)) $(GO) test -tags $(TAGS) -run '^TestReport$$' -count 1 -v ./test/bench
