@@ -50,7 +50,7 @@ spec:
 		container("shell", fmt.Sprintf(`image: %q, command: [sleep, "3600"]`, cluster.BusyboxImage)))
 }
 
-// prepared has the thief's shell try to bring the victim's socket into its own reach. All of it fails, or leads nowhere.
+// prepares has the thief's shell try to bring the victim's socket into its own reach. All of it fails, or leads nowhere.
 func (h thief) prepares(t *testing.T, socket string) {
 	t.Helper()
 	out := kubectl(t, "exec", "--namespace", "attacked", h.name, "-c", "shell", "--", "sh", "-c", fmt.Sprintf(`
@@ -143,7 +143,11 @@ func TestAttacks(t *testing.T) {
 		h.pod().waitReady(t)
 	}
 	victim.answers(t)
-	victim.wants(t, theSecret, "socket", secretPath)
+	for _, target := range []string{localhost, "unix:/secrets/http.sock"} {
+		if out := victim.call(t, "steal", secretPath, "", "", "", target); !strings.Contains(out, "from a file") {
+			t.Fatalf("the victim itself gets nothing, so that thieves prove nothing: %s", out)
+		}
+	}
 	token := func(args ...string) string {
 		return strings.TrimSpace(kubectl(t, append([]string{"create", "token", "app", "--namespace", ns}, args...)...))
 	}

@@ -1,10 +1,9 @@
 package agent_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +93,37 @@ func (c caller) wantsSDK(t *testing.T, want string, args ...string) {
 	}
 }
 
+// followed is what a call prints that goes on.
+type followed struct{ *bufio.Scanner }
+
+// follow runs the client in the pod until the test ends.
+func (c caller) follow(t *testing.T, args ...string) followed {
+	t.Helper()
+	cmd := node.Command(t.Context(), "kubectl", append([]string{"exec", "--namespace", c.namespace, c.name, "-c", "main", "--", "/client"}, args...)...)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() }) // it is killed
+	return followed{bufio.NewScanner(out)}
+}
+
+// next fails the test unless a line follows, as one of those that are printed now.
+func (f followed) next(t *testing.T, want string) {
+	t.Helper()
+	var before []string
+	for f.Scan() {
+		if f.Text() == want {
+			return
+		}
+		before = append(before, f.Text())
+	}
+	t.Errorf("%q does not come, but %q", want, before)
+}
+
 // refused fails the test unless nobody listens at the URL, seen from the pod.
 func (c caller) refused(t *testing.T, url string) {
 	t.Helper()
@@ -146,9 +176,8 @@ func TestLocalhost(t *testing.T) {
 	app := caller{namespace: ns, name: "app", annotations: asksLocalhost, init: true}
 	other := caller{namespace: outside, name: "app", annotations: asksLocalhost}
 	silent := caller{namespace: ns, name: "silent"}
-	admin := caller{namespace: outside, name: "admin", annotations: asksLocalhost, security: "capabilities: {add: [NET_ADMIN]}"}
-	apply(t, app.manifest()+other.manifest()+silent.manifest()+admin.manifest())
-	for _, c := range []caller{app, other, silent, admin} {
+	apply(t, app.manifest()+other.manifest()+silent.manifest())
+	for _, c := range []caller{app, other, silent} {
 		c.pod().waitReady(t)
 	}
 	app.answers(t)
@@ -169,19 +198,6 @@ func TestLocalhost(t *testing.T) {
 	t.Run("what the policy does not allow", func(t *testing.T) {
 		if got := other.call(t, "get", localhost+secretPath); !strings.HasPrefix(got, "401 ") && !strings.HasPrefix(got, "403 ") {
 			t.Errorf("a pod of another namespace gets %s", got)
-		}
-	})
-	t.Run("another pod's listener", func(t *testing.T) {
-		for _, port := range []string{"3500", "50001"} {
-			other.refused(t, "http://"+app.address(t)+":"+port+secretPath)
-		}
-	})
-	t.Run("NET_ADMIN", func(t *testing.T) {
-		address := app.address(t)
-		kubectl(t, "exec", "--namespace", outside, "admin", "-c", "shell", "--", "ip", "address", "add", address+"/32", "dev", "lo")
-		admin.refused(t, "http://"+address+":3500"+secretPath)
-		if got := admin.call(t, "get", localhost+secretPath); !strings.HasPrefix(got, "401 ") && !strings.HasPrefix(got, "403 ") {
-			t.Errorf("it gets %s", got)
 		}
 	})
 	t.Run("a pod of the same name", func(t *testing.T) {
@@ -216,6 +232,14 @@ func TestSockets(t *testing.T) {
 	t.Run("localhost by a volume, with the pod's own token for the store", func(t *testing.T) {
 		both.answers(t)
 		both.wants(t, `200 {"password":"of the cluster"}`+"\n", "get", localhost+"/v1.0/secrets/kubernetes/db")
+	})
+	t.Run("a rotation is told on localhost", func(t *testing.T) {
+		sdk, events := both.follow(t, "subscribe", "kubernetes", "db"), both.follow(t, "events", localhost+"/v1.0/secrets/kubernetes/db?watch")
+		sdk.next(t, "subscribed")
+		events.next(t, `data: {"password":"of the cluster"}`)
+		setField(t, ns, "db", "password", "rotated")
+		sdk.next(t, "db rotated")
+		events.next(t, `data: {"password":"rotated"}`)
 	})
 	t.Run("a pod of another namespace", func(t *testing.T) {
 		if got := other.call(t, "socket", secretPath); !strings.HasPrefix(got, "401 ") && !strings.HasPrefix(got, "403 ") {
@@ -298,142 +322,4 @@ func wantEvent(t *testing.T, ns, name string, parts ...string) {
 		return nil
 	})
 	wantWhy(t, message, parts...)
-}
-
-// headStart is how late the listeners of sandboxes were, in milliseconds.
-type headStart struct {
-	delay []float64 // from the runtime's announcement
-	find  []float64 // in which the runtime says where the namespace is
-	own   []float64 // the rest: the agent's
-}
-
-// watchStart runs start, which starts a number of pods, and notes how late their listeners were on average.
-func (h *headStart) watchStart(t *testing.T, start func()) {
-	t.Helper()
-	const name = "keywell_localhost_%s_seconds_%s"
-	before := agentMetrics(t)
-	start()
-	after := agentMetrics(t)
-	grown := func(what, of string) float64 {
-		series := fmt.Sprintf(name, what, of)
-		return sum(after, series) - sum(before, series)
-	}
-	n := grown("delay", "count")
-	if n == 0 {
-		t.Fatal("no sandbox was announced")
-	}
-	delay, find := 1000*grown("delay", "sum")/n, 1000*grown("find", "sum")/n
-	h.delay, h.find, h.own = append(h.delay, delay), append(h.find, find), append(h.own, delay-find)
-}
-
-// median of an odd number of values, or close to it.
-func median(values []float64) float64 { return slices.Sorted(slices.Values(values))[len(values)/2] }
-
-// TestSandboxes follows listeners through what happens to the namespaces of pods: each is held while it is needed, and
-// no longer.
-func TestSandboxes(t *testing.T) {
-	const pods = 21
-	installLocalhost(t, "sandboxes")
-	ns := newNamespace(t, "sandboxes")
-	apply(t, reader(ns, "app"))
-	nothingPinned(t)
-	var all []caller
-	var alone, together headStart
-	late := 0
-	for i := range pods { // one after the other: how long it takes when the node does nothing else
-		c := caller{namespace: ns, name: fmt.Sprintf("app-%d", i), annotations: asksLocalhost, init: true}
-		all = append(all, c)
-		alone.watchStart(t, func() {
-			c.start(t)
-			c.answers(t)
-		})
-		said := kubectl(t, "logs", c.name, "--namespace", ns, "-c", "first")
-		if !strings.HasPrefix(said, "refused 0 times") {
-			late++
-			t.Logf("%s: the init container was %s", c.name, said)
-		}
-	}
-	measured(t, fmt.Sprintf("init containers of %d pods that localhost refused at first", pods), "%d", late)
-	measured(t, "sandbox announced to API on localhost, one after the other: median", "%.1f ms; %.1f the runtime's answer, %.1f the agent",
-		median(alone.delay), median(alone.find), median(alone.own))
-	measured(t, "sandbox announced to API on localhost: fastest and slowest", "%.1f and %.1f ms", slices.Min(alone.delay), slices.Max(alone.delay))
-	if own := median(alone.own); own > 5 {
-		t.Errorf("the agent itself took %.1f ms, with the runtime's answer aside", own)
-	}
-
-	t.Run("another sandbox", func(t *testing.T) {
-		c := all[0]
-		uid := get[podObject](t, c.pod().path()).Metadata.UID
-		began := time.Now()
-		// The sandbox dies with the process that holds it open.
-		onNode(t, fmt.Sprintf(`for p in $(pidof pause); do if grep -q %s /proc/$p/cgroup; then kill -9 $p; fi; done`, uid))
-		eventually(t, patience, func() error {
-			p := get[podObject](t, c.pod().path())
-			for _, s := range p.Status.ContainerStatuses {
-				if s.RestartCount == 0 {
-					return errors.New("the containers still run in the old sandbox")
-				}
-			}
-			return nil
-		})
-		c.answers(t)
-		measured(t, "death of a sandbox to answers on localhost in the next", "%s", seconds(time.Since(began)))
-	})
-	t.Run("the runtime is killed", func(t *testing.T) {
-		onNode(t, "kill -9 $(pidof containerd)")
-		c := caller{namespace: ns, name: "later", annotations: asksLocalhost}
-		eventually(t, patience, func() error { return node.Apply(t.Context(), c.manifest()) })
-		c.pod().waitReady(t)
-		c.answers(t)
-		all[1].wants(t, theSecret, "get", localhost+secretPath)
-		c.pod().delete(t)
-	})
-	endAll(t, all)
-	nothingPinned(t)
-
-	all = nil
-	together.watchStart(t, func() {
-		manifest := ""
-		for i := range pods {
-			c := caller{namespace: ns, name: fmt.Sprintf("crowd-%d", i), annotations: asksLocalhost}
-			all = append(all, c)
-			manifest += c.manifest()
-		}
-		apply(t, manifest)
-		for _, c := range all {
-			c.pod().waitReady(t)
-			c.answers(t)
-		}
-	})
-	measured(t, fmt.Sprintf("the same, %d pods at one time: mean", pods), "%.1f ms; %.1f the runtime's answer, %.1f the agent",
-		together.delay[0], together.find[0], together.own[0])
-	endAll(t, all)
-	nothingPinned(t)
-}
-
-// endAll ends pods and waits until they are gone.
-func endAll(t *testing.T, all []caller) {
-	t.Helper()
-	for _, c := range all {
-		c.pod().deleteLater(t)
-	}
-	for _, c := range all {
-		c.pod().waitGone(t)
-	}
-}
-
-// nothingPinned waits until the agent has no socket that is in the network of a pod.
-func nothingPinned(t *testing.T) {
-	t.Helper()
-	eventually(t, 30*time.Second, func() error {
-		// The kernel lists the sockets of a process' own network namespace; those that it does not list are in others.
-		foreign := strings.Fields(onNode(t, `pid=$(pidof agent)
-			for i in $(ls -l /proc/$pid/fd | sed -n 's/.*socket:\[\([0-9]*\)\].*/\1/p'); do
-				cat /proc/$pid/net/tcp /proc/$pid/net/tcp6 /proc/$pid/net/unix /proc/$pid/net/netlink | grep -qw $i || echo $i
-			done`))
-		if pods := sum(agentMetrics(t), "keywell_localhost_pods"); pods != 0 || len(foreign) > 0 {
-			return fmt.Errorf("%s pods have listeners, and these sockets are in other networks: %v", strconv.FormatFloat(pods, 'f', 0, 64), foreign)
-		}
-		return nil
-	})
 }

@@ -12,6 +12,8 @@
 //	                                   prints what a daprd gets by the sockets in the folder, as JSON; "" is no namespace
 //	client steal PATH VICTIM ADDRESS TOKEN TARGET...
 //	                                   prints what each target says to one who is not the victim; see steal
+//	client events URL                  prints an event stream as it comes
+//	client subscribe STORE SECRET      prints "subscribed", and what the SDK is told then that nothing has configured
 //	client await PATH                  calls localhost:3500 until it answers 200, and prints how long it was refused
 //
 // HOST_IP is the node's address. The token is the one in /token/token unless an argument says otherwise; "" is none.
@@ -72,6 +74,10 @@ func run(args []string) error {
 		})
 	case len(args) == 5 && args[0] == "daprd":
 		return readAsDaprd(ctx, args[1], args[2], args[3], args[4])
+	case len(args) == 2 && args[0] == "events":
+		return printEvents(ctx, args[1])
+	case len(args) == 3 && args[0] == "subscribe":
+		return subscribe(ctx, args[1], args[2])
 	case len(args) > 5 && args[0] == "steal":
 		named, err := namedSockets()
 		if err != nil {

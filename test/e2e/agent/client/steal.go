@@ -43,7 +43,7 @@ func steal(path, victim, address, token string, targets []string) error {
 
 // try makes one attempt and returns the status with the body, or why there is none.
 func try(url, socket, attempt, victim, address, token string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if socket != "" {
