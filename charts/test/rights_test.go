@@ -32,6 +32,7 @@ var valueSets = map[string]string{
 	"no metrics":        "metrics: {enabled: false}",
 	"localhost":         "localhost: {enabled: true}",
 	"components":        "plugins: {components: {enabled: true}}",
+	"classes":           "plugins: {secretProviderClasses: {enabled: true, audiences: [vault]}}",
 	"other directories": "{kubeletRoot: /data/kubelet, stateDir: /run/other}",
 }
 
@@ -92,6 +93,9 @@ func checkContainer(t *testing.T, o objects) {
 	if slices.Contains(c.Args, "--components-sockets=/run/keywell-components") {
 		wantPaths = append(wantPaths, "/run/keywell-components")
 	}
+	if slices.Contains(c.Args, "--provider-sockets=/var/run/secrets-store-csi-providers") {
+		wantPaths = append(wantPaths, "/var/run/secrets-store-csi-providers")
+	}
 	if diff := cmp.Diff(wantPaths, paths); diff != "" {
 		t.Errorf("the node's directories (-want +got):\n%s", diff)
 	}
@@ -111,6 +115,9 @@ func checkRole(t *testing.T, o objects) {
 		want = append(want,
 			rbacv1.PolicyRule{APIGroups: []string{"dapr.io"}, Resources: []string{"components", "configurations"}, Verbs: read},
 			rbacv1.PolicyRule{APIGroups: []string{"keywell.dev"}, Resources: []string{"accesspolicies"}, Verbs: read})
+	}
+	if slices.Contains(o.agent().Args, "--provider-sockets=/var/run/secrets-store-csi-providers") {
+		want = append(want, rbacv1.PolicyRule{APIGroups: []string{"secrets-store.csi.x-k8s.io"}, Resources: []string{"secretproviderclasses"}, Verbs: read})
 	}
 	if slices.Contains(o.agent().Args, "--service-account-annotations") {
 		want = append(want, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"get"}})

@@ -21,6 +21,7 @@ import (
 	"github.com/keywell/keywell/pkg/localhost"
 	"github.com/keywell/keywell/pkg/providers"
 	"github.com/keywell/keywell/pkg/providers/builtin"
+	"github.com/keywell/keywell/pkg/providers/csiprovider"
 	"github.com/keywell/keywell/pkg/providers/daprplugin"
 	"github.com/keywell/keywell/pkg/resolve"
 	"github.com/keywell/keywell/pkg/rotation"
@@ -75,7 +76,7 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 		if a.cluster, err = newCluster(r.kubernetes, r.csiSocket, a.podsChanged, a.objectsChanged, log, a.registry); err != nil {
 			return nil, err
 		}
-		if r.kubernetes.objects {
+		if r.kubernetes.objects || r.kubernetes.classes {
 			a.objects = component.NewObjects(component.ObjectsOptions{
 				Trusted: component.TrustNamespaces(r.kubernetes.namespaces), AppID: r.appID, PodName: os.Getenv("POD_NAME"),
 			})
@@ -103,13 +104,22 @@ func newAgent(r *runFlags, token secret.Value, log, audit *slog.Logger) (*agent,
 	return a, a.addLocalhost()
 }
 
-// addPlugins makes what finds plugins, if there may be any, and returns how to ask it.
+// addPlugins makes what finds plugins, if there may be any, and returns how to ask for the driver of a type that is not
+// compiled in.
 func (a *agent) addPlugins() func(typ string) (providers.Driver, bool) {
-	if a.flags.plugins == "" {
-		return nil
+	if a.flags.plugins != "" {
+		a.plugins = daprplugin.New(a.flags.plugins)
 	}
-	a.plugins = daprplugin.New(a.flags.plugins)
-	return a.plugins.Driver
+	classes := csiprovider.Driver(csiprovider.Options{Directories: a.flags.providers, Audiences: a.flags.kubernetes.audiences})
+	return func(typ string) (providers.Driver, bool) {
+		switch {
+		case typ == csiprovider.Type:
+			return classes, len(a.flags.providers) > 0
+		case a.plugins != nil:
+			return a.plugins.Driver(typ)
+		}
+		return providers.Driver{}, false
+	}
 }
 
 // addVolumes makes the parts that files need.
@@ -132,7 +142,7 @@ func (a *agent) addVolumes(identify func(volumeContext map[string]string) (scope
 	}
 	a.volumes, err = volume.New(volume.Options{
 		Authorizer: authorizer, Resolver: a.resolver, Leases: a.resolver, Mounter: mounter, StateDir: a.flags.stateDir,
-		Serve: a.pods.serveVolume, Localhost: a.flags.kubernetes.runtime != "",
+		Serve: a.pods.serveVolume, Localhost: a.flags.kubernetes.runtime != "", Classes: len(a.flags.providers) > 0,
 		Tokens: a.requestedTokens, Denied: a.readDenied,
 		MaxVolumeBytes: a.flags.maxVolume, MaxNodeBytes: a.flags.maxNode,
 		Published: a.volumePublished, Unpublished: a.scheduler.Remove,

@@ -71,12 +71,14 @@ type manifestFlags struct {
 	resources, configs list
 	appID              string
 	plugins            string
+	providers          list
 }
 
 func (m *manifestFlags) register(f flags) {
 	f.Var(&m.resources, "resources-path", "`directory` of Component and AccessPolicy manifests, watched; may be repeated (default "+defaultResources+")")
 	f.Var(&m.configs, "config", "Configuration manifest `file` with secret scopes, watched; may be repeated")
 	f.StringVar(&m.plugins, "components-sockets", os.Getenv("DAPR_COMPONENTS_SOCKETS_FOLDER"), "`directory` of the sockets of Dapr's pluggable secret stores, watched; empty: none")
+	f.Var(&m.providers, "provider-sockets", "`directory` of the sockets of the Secrets Store CSI driver's providers, by which SecretProviderClasses are read; may be repeated; none: they are not read")
 	f.StringVar(&m.appID, "app-id", defaultAppID, "Dapr app `id` of the one caller in standalone use")
 }
 

@@ -36,7 +36,9 @@ type kubernetesFlags struct {
 	annotations    bool
 	requestTokens  bool
 	objects        bool
+	classes        bool // SecretProviderClass objects are read
 	namespaces     list
+	audiences      list
 	runtime        string
 	localhost      localhost.Default
 }
@@ -57,6 +59,7 @@ func (k *kubernetesFlags) register(f flags) {
 	f.BoolVar(&k.requestTokens, "request-tokens", false, "make tokens of pods' service accounts for pods to which the kubelet brings none: those that call the API and have no volume")
 	f.BoolVar(&k.objects, "cluster-objects", false, "read Component, Configuration and AccessPolicy objects of the cluster, beside files")
 	f.Var(&k.namespaces, "component-namespace", "`namespace` whose Component objects are opened, with the agent's own rights; *: every one; may be repeated")
+	f.Var(&k.audiences, "provider-token-audience", "`audience` of the pod's tokens that providers of the Secrets Store CSI driver are given; may be repeated; none: they get no tokens")
 	f.BoolVar(&k.annotations, "service-account-annotations", false, "read the annotations of pods' service accounts, where they name a role or identity in a cloud")
 }
 
@@ -94,8 +97,8 @@ func newCluster(k kubernetesFlags, csiSocket string, changed func(), objects fun
 			return nil, err
 		}
 	}
-	if k.objects {
-		if c.objects, err = kube.NewObjects(kube.ObjectsOptions{Client: client, OnChange: objects, Logger: log, Registerer: registry}); err != nil {
+	if k.objects || k.classes {
+		if c.objects, err = kube.NewObjects(kube.ObjectsOptions{Client: client, Manifests: k.objects, Classes: k.classes, OnChange: objects, Logger: log, Registerer: registry}); err != nil {
 			return nil, err
 		}
 	}

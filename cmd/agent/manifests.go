@@ -54,6 +54,9 @@ func (a *agent) enforce() {
 	if a.cluster != nil && !a.flags.kubernetes.noBuiltinStore {
 		components = a.flags.kubernetes.withBuiltin(components)
 	}
+	if len(a.flags.providers) > 0 {
+		components = withClasses(components, m.Classes, a.cluster != nil)
+	}
 	policy, err := scope.NewPolicy(rules(m, components, a.cluster != nil))
 	if err != nil {
 		a.log.Error("policy kept: the new one can't be used", "err", err)

@@ -97,6 +97,7 @@ func runAgent(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err := checkSources(&r.manifestFlags); err != nil {
 		return err
 	}
+	r.kubernetes.classes = len(r.providers) > 0
 	if r.kubernetes.runtime != "" && !r.kubernetes.enabled {
 		return errors.New("--container-runtime is for the pods of a node: add --kubernetes, or leave it out")
 	}

@@ -24,6 +24,7 @@ type contribution struct {
 	components     []Component
 	configurations []Configuration
 	policies       []AccessPolicy
+	classes        []SecretProviderClass
 	faulty         []Position // documents that may hold a policy and could not be used
 }
 
@@ -89,6 +90,10 @@ func (d *decoder) manifest(top node, explicit bool, c *contribution) (holdsPolic
 			c.policies = append(c.policies, policy)
 		}
 		return true
+	case isClass(version, kind):
+		if class := d.class(top); d.finish(top) {
+			c.classes = append(c.classes, class)
+		}
 	default:
 		d.otherKind(top, version, kind)
 		return kind == "AccessPolicy" || strings.HasPrefix(version, keywellGroup)

@@ -10,9 +10,10 @@ import (
 
 // Manifests is one state of the configuration. It is immutable once returned.
 type Manifests struct {
-	Components     []Component     // in the order of the sources, keys unique
-	Configurations []Configuration // in the order of the sources
-	Policies       []AccessPolicy  // in the order of the sources
+	Components     []Component           // in the order of the sources, keys unique
+	Configurations []Configuration       // in the order of the sources
+	Policies       []AccessPolicy        // in the order of the sources
+	Classes        []SecretProviderClass // in the order of the sources, names unique in a namespace
 	// PodConfigurations are objects of the cluster: each is for the pods of its namespace that name it.
 	PodConfigurations []Configuration
 	// Faulty lists documents and files that may hold a policy and of which no good version is known. While there is
@@ -115,6 +116,7 @@ func (m *Manifests) With(other *Manifests) *Manifests {
 		Configurations:    slices.Concat(m.Configurations, other.Configurations),
 		PodConfigurations: slices.Concat(m.PodConfigurations, other.PodConfigurations),
 		Policies:          slices.Concat(m.Policies, other.Policies),
+		Classes:           slices.Concat(m.Classes, other.Classes),
 		Faulty:            slices.Concat(m.Faulty, other.Faulty),
 	}
 }

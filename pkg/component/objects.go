@@ -11,6 +11,8 @@ const (
 	KindComponent     = "Component"
 	KindConfiguration = "Configuration"
 	KindAccessPolicy  = "AccessPolicy"
+
+	KindSecretProviderClass = "SecretProviderClass"
 )
 
 // Object is a manifest that the API server holds.
@@ -71,6 +73,7 @@ func (o *Objects) Load(all []Object) (*Manifests, []Problem) {
 		m.Components = append(m.Components, known.inForce.components...)
 		m.PodConfigurations = append(m.PodConfigurations, known.inForce.configurations...)
 		m.Policies = append(m.Policies, known.inForce.policies...)
+		m.Classes = append(m.Classes, known.inForce.classes...)
 		m.Faulty = append(m.Faulty, known.inForce.faulty...)
 	}
 	for name := range o.known {
@@ -124,6 +127,9 @@ func (o *Objects) decode(obj Object) (contribution, []Problem) {
 	}
 	for i := range c.configurations {
 		c.configurations[i].Namespace = obj.Namespace
+	}
+	for i := range c.classes {
+		c.classes[i].Namespace = obj.Namespace
 	}
 	switch {
 	case len(c.faulty) == 0:

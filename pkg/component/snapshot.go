@@ -58,7 +58,7 @@ func (s *snapshot) load() (m *Manifests, problems []Problem, changed bool) {
 		}
 	}
 	m = &Manifests{Faulty: faulty}
-	a := assembly{m: m, components: map[string]Position{}, policies: map[string]Position{}}
+	a := assembly{m: m, components: map[string]Position{}, policies: map[string]Position{}, classes: map[string]Position{}}
 	for _, path := range paths {
 		f := s.files[path]
 		problems = append(append(problems, f.unread...), f.problems...)
@@ -142,6 +142,7 @@ type assembly struct {
 	m          *Manifests
 	components map[string]Position // name → where it was defined first
 	policies   map[string]Position
+	classes    map[string]Position // namespace/name, likewise
 	problems   []Problem
 }
 
@@ -159,6 +160,15 @@ func (a *assembly) add(c contribution) {
 			a.again(Warning, "AccessPolicy", policy.Name, policy.Position, first)
 		}
 		a.policies[policy.Name] = policy.Position
+	}
+	for _, class := range c.classes {
+		name := class.Namespace + "/" + class.Name
+		if first, twice := a.classes[name]; twice {
+			a.again(Error, KindSecretProviderClass, class.Name, class.Position, first)
+			continue
+		}
+		a.classes[name] = class.Position
+		a.m.Classes = append(a.m.Classes, class)
 	}
 	a.m.Policies = append(a.m.Policies, c.policies...)
 	a.m.Configurations = append(a.m.Configurations, c.configurations...)

@@ -37,7 +37,7 @@ type objectKind struct{ kind, version, resource string }
 
 func (k objectKind) path() string { return "/apis/" + k.version + "/" + k.resource }
 
-func objectKinds() []objectKind {
+func manifestKinds() []objectKind {
 	return []objectKind{
 		{component.KindComponent, "dapr.io/v1alpha1", "components"},
 		{component.KindConfiguration, "dapr.io/v1alpha1", "configurations"},
@@ -45,9 +45,15 @@ func objectKinds() []objectKind {
 	}
 }
 
+func classKind() objectKind {
+	return objectKind{component.KindSecretProviderClass, "secrets-store.csi.x-k8s.io/v1", "secretproviderclasses"}
+}
+
 // ObjectsOptions configure an Objects.
 type ObjectsOptions struct {
-	Client *Client // required
+	Client    *Client // required
+	Manifests bool    // follow Components, Configurations and AccessPolicies
+	Classes   bool    // follow SecretProviderClasses
 	// OnChange is called from Run with all objects there are, sorted, once every kind has been looked for, and then after
 	// each change. Calls don't overlap. Required.
 	OnChange   func([]component.Object)
@@ -85,7 +91,14 @@ func NewObjects(opts ObjectsOptions) (*Objects, error) {
 		Name: "keywell_kube_objects", Help: "Manifests that are objects of the cluster, by kind.",
 	}, []string{"kind"})
 	o := &Objects{opts: opts, wake: make(chan struct{}, 1), ready: make(chan struct{})}
-	for _, k := range objectKinds() {
+	var kinds []objectKind
+	if opts.Manifests {
+		kinds = manifestKinds()
+	}
+	if opts.Classes {
+		kinds = append(kinds, classKind())
+	}
+	for _, k := range kinds {
 		o.kinds = append(o.kinds, &followed{objectKind: k, gauge: gauges.WithLabelValues(k.kind), objects: map[string]component.Object{}})
 	}
 	return o, nil
@@ -157,7 +170,7 @@ func (o *Objects) follow(ctx context.Context, k *followed) {
 				o.set(k, nil)
 			}
 		case apierrors.IsForbidden(err):
-			o.say(log, &said, slog.LevelError, "may not list and watch objects of the cluster: grant the agent what the chart grants, or run it without --cluster-objects", err)
+			o.say(log, &said, slog.LevelError, "may not list and watch objects of the cluster: grant the agent what the chart grants, or run it without --cluster-objects and --provider-sockets", err)
 			wait = absentPause
 		default:
 			o.say(log, &said, slog.LevelWarn, "following objects of the cluster broke off, beginning again", err)

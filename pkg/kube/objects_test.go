@@ -32,7 +32,7 @@ func runObjects(t *testing.T, test func(*objectsFixture)) {
 		o := &objectsFixture{fixture: f}
 		var err error
 		o.objects, err = kube.NewObjects(kube.ObjectsOptions{
-			Client: f.client, Registerer: f.registry, OnChange: o.changed,
+			Client: f.client, Manifests: true, Classes: true, Registerer: f.registry, OnChange: o.changed,
 		})
 		if err != nil {
 			f.Fatal(err)
@@ -171,7 +171,7 @@ func TestObjectsForbidden(t *testing.T) {
 		var log logtest.Buffer
 		logger := slog.New(slog.NewTextHandler(&log, nil))
 		objects, err := kube.NewObjects(kube.ObjectsOptions{
-			Client: f.client, Logger: logger, OnChange: func([]component.Object) { f.Error("something is in force") },
+			Client: f.client, Manifests: true, Logger: logger, OnChange: func([]component.Object) { f.Error("something is in force") },
 		})
 		if err != nil {
 			f.Fatal(err)

@@ -12,14 +12,17 @@ import (
 	"github.com/keywell/keywell/pkg/scope"
 )
 
-// ReadObjects returns the manifests that are objects of the cluster, as an Objects would tell them, once.
+// ReadObjects returns the manifests that are objects of the cluster, as an Objects would tell them, once. Where
+// SecretProviderClasses are not to be read, there are none.
 func ReadObjects(ctx context.Context, c *Client) ([]component.Object, error) {
-	o, err := NewObjects(ObjectsOptions{Client: c, OnChange: func([]component.Object) {}})
+	o, err := NewObjects(ObjectsOptions{Client: c, Manifests: true, Classes: true, OnChange: func([]component.Object) {}})
 	if err != nil {
 		return nil, err
 	}
 	for _, k := range o.kinds {
-		if _, err := o.list(ctx, k); err != nil && !apierrors.IsNotFound(err) {
+		_, err := o.list(ctx, k)
+		hidden := k.kind == component.KindSecretProviderClass && apierrors.IsForbidden(err)
+		if err != nil && !apierrors.IsNotFound(err) && !hidden {
 			return nil, fmt.Errorf("list %s: %w", k.resource, err)
 		}
 	}

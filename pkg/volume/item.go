@@ -23,6 +23,7 @@ type Spec struct {
 	RefreshInterval time.Duration // how often to read the secrets again; 0: as the stores say
 	Socket          bool          // the volume has sockets for API calls
 	Plugin          bool          // the volume has a socket for a daprd
+	Class           string        // the SecretProviderClass that one of Items is; empty: none
 	Localhost       bool          // the pod is to have listeners in its network namespace; nothing of them is in the volume
 }
 
@@ -66,6 +67,15 @@ func (s Spec) Sources() []Source {
 		all = s.Items[i].appendSources(all)
 	}
 	return all
+}
+
+// ClassStore is the name of the store that a SecretProviderClass is, in its namespace.
+func ClassStore(class string) string { return "secretproviderclass:" + class }
+
+// itemOf returns the item of a SecretProviderClass: all of its files, where its provider puts them. They are for this pod,
+// which the provider is told of.
+func itemOf(class string) Item {
+	return Item{Ref: scope.Ref{Store: ClassStore(class), Name: class}, Path: ".", Format: FormatFiles, Own: true}
 }
 
 // count is how many Sources there are.

@@ -44,6 +44,10 @@ func (s *Set) acceptable(spec Spec) error {
 		return &InvalidError{Problems: []string{fmt.Sprintf("volume attribute %q asks for localhost, which is off: "+
 			"set localhost.enabled in the chart's values (the agent's flag --container-runtime), or ask for socket", attrAPI)}}
 	}
+	if spec.Class != "" && !s.opts.Classes {
+		return &InvalidError{Problems: []string{fmt.Sprintf("volume attribute %q asks for a provider of the Secrets Store CSI driver, which is off: "+
+			"set plugins.secretProviderClasses.enabled in the chart's values (the agent's flag --provider-sockets)", attrClass)}}
+	}
 	_, err := s.limit(spec)
 	return err
 }

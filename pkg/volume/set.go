@@ -64,6 +64,8 @@ type Options struct {
 	// Localhost says that pods can have listeners in their network namespaces. False: a volume that asks for them is
 	// refused.
 	Localhost bool
+	// Classes says that SecretProviderClasses are stores, see ClassStore. False: a volume that asks for one is refused.
+	Classes bool
 	// Tokens returns tokens of a volume's pod for a volume that an earlier process has left, until the kubelet brings some.
 	// Nil, and a nil TokenSource: there are none, and what needs them waits.
 	Tokens func(scope.Identity) providers.TokenSource

@@ -27,6 +27,7 @@ const (
 	attrSize            = "size"
 	attrRefreshInterval = "refreshInterval"
 	attrAPI             = "api"
+	attrClass           = "secretProviderClass"
 )
 
 // ParseSpec reads volume attributes, except those whose names start with "csi.storage.k8s.io/".
@@ -41,6 +42,7 @@ const (
 //	api              how the pod calls the secrets API, with commas: socket (sockets http.sock and grpc.sock in the
 //	                 volume), dapr-plugin (the socket dapr-components/keywell.sock, for a daprd), localhost (a listener in
 //	                 the pod's network namespace); a volume may have this and no secrets
+//	secretProviderClass  the name of a SecretProviderClass in the pod's namespace, whose files are added to the others
 //
 // An item of the YAML list has the members name, store, version, stage, namespace, path, fields, mode, optional, format
 // and encoding (base64, or nothing), as in Item. Its path is by default the secret's name. Its fields are a list of
@@ -91,19 +93,27 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 			spec.RefreshInterval = parsed(&p, value, parseInterval)
 		case attrAPI:
 			p.ways(&spec, value)
+		case attrClass:
+			spec.Class = strings.TrimSpace(value)
+			if spec.Class == "" {
+				p.reportf("is empty; write the name of a SecretProviderClass")
+			}
 		default:
 			p.reportf("is unknown; the attributes are %s", strings.Join(attributeNames, ", "))
 		}
 	}
 	p.at = fmt.Sprintf("volume attribute %q", attrSecrets)
 	spec.Items = p.items(attributes[attrSecrets], defaults)
+	if spec.Class != "" {
+		spec.Items = append(spec.Items, itemOf(spec.Class))
+	}
 	if len(p.problems) == 0 {
 		p.problems = spec.check()
 	}
 	return spec, p.problems
 }
 
-var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attrUID, attrGID, attrSize, attrRefreshInterval, attrAPI}
+var attributeNames = []string{attrStore, attrSecrets, attrFormat, attrMode, attrUID, attrGID, attrSize, attrRefreshInterval, attrAPI, attrClass}
 
 // maxItems limits, in secrets, what one volume can make the agent read and hold at one time.
 const maxItems = 1024
@@ -111,7 +121,7 @@ const maxItems = 1024
 func (s Spec) check() (problems []string) {
 	switch n := s.count(); {
 	case n == 0 && !s.Socket && !s.Plugin && !s.Localhost:
-		return []string{`volume attribute "secrets" names no secret; list at least one`}
+		return []string{`volume attribute "secrets" names no secret; list at least one, or name a secretProviderClass`}
 	case n > maxItems:
 		return []string{fmt.Sprintf(`volume attribute "secrets" lists %d secrets, and %d are allowed; use several volumes`, n, maxItems)}
 	}

@@ -22,16 +22,19 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/keywell/keywell/pkg/providers/csiprovider/csiprovidertest"
 )
 
 // world is an agent with a canary in every kind of secret, and what it has said to its callers.
 type world struct {
 	*agent
-	planted map[string]canary // kind of secret → what stands in it
-	secrets string            // content of the secrets file
-	told    strings.Builder   // answers that must not hold a secret
-	volumes bool              // there are volumes, which need root
-	plugin  *blabber
+	planted  map[string]canary // kind of secret → what stands in it
+	secrets  string            // content of the secrets file
+	told     strings.Builder   // answers that must not hold a secret
+	volumes  bool              // there are volumes, which need root
+	plugin   *blabber
+	provider *csiprovidertest.Provider
 }
 
 // TestNoSecretIsTold takes an agent through all that can happen to a secret and searches what it has said.
@@ -39,11 +42,13 @@ func TestNoSecretIsTold(t *testing.T) {
 	w := &world{planted: map[string]canary{}, volumes: os.Geteuid() == 0}
 	dir := home(t)
 	w.serveBlabber(t, filepath.Join(dir, "plugins"))
+	w.serveTattler(t, filepath.Join(dir, "plugins"))
 	w.populate(t, dir)
+	w.populateClasses(t, dir)
 	w.check(t, dir)
 
 	l := launch{
-		args: []string{"--config", "config.yaml", "--audit-log", "audit", "--components-sockets", "plugins", "--csi-socket", "", "--max-volume-bytes", "65536"},
+		args: []string{"--config", "config.yaml", "--audit-log", "audit", "--components-sockets", "plugins", "--provider-sockets", "plugins", "--csi-socket", "", "--max-volume-bytes", "65536"},
 		env: []string{
 			"GOTRACEBACK=crash", "DAPR_API_TOKEN=" + w.plant("API token"),
 			"LEAK_PASSWORD=" + w.plant("environment variable"), "FOR_PREFIX=" + w.plant("environment variable of an envRef"),
@@ -58,6 +63,7 @@ func TestNoSecretIsTold(t *testing.T) {
 	t.Run("gRPC", w.testGRPC)
 	t.Run("volumes", w.testVolumes)
 	t.Run("plugin", w.testPlugin)
+	t.Run("provider", w.testProvider)
 	t.Run("bad files", w.testBadFiles)
 	t.Run("rotation", w.testRotation)
 	t.Run("a closing policy", w.testRevoked)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/keywell/keywell/pkg/providers"
+	"github.com/keywell/keywell/pkg/providers/plugin"
 	"github.com/keywell/keywell/pkg/secret"
 )
 
@@ -126,7 +127,7 @@ func (s *store) call(ctx context.Context, q providers.Query, name string, do fun
 	if code := status.Code(err); code == codes.Unavailable && ctx.Err() == nil {
 		s.leave(session)
 	}
-	return failure(ctx, name, err)
+	return plugin.Failure(ctx, name, err)
 }
 
 func (s *store) outgoing(ctx context.Context) context.Context {
@@ -197,7 +198,7 @@ func (s *store) initialise(ctx context.Context) (*session, error) {
 	}
 	link, err := (&net.Dialer{}).DialContext(ctx, "unix", s.path)
 	if err != nil {
-		return nil, unreached(ctx, err)
+		return nil, plugin.Unreached(ctx, err)
 	}
 	conn, err := grpc.NewClient("passthrough:///plugin", grpc.WithAuthority("localhost"), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
@@ -234,11 +235,11 @@ func (s *store) introduce(ctx context.Context, made *session) error {
 	calling := s.outgoing(ctx)
 	request := &componentsv1pb.SecretStoreInitRequest{Metadata: &componentsv1pb.MetadataRequest{Properties: properties}}
 	if _, err := made.client.Init(calling, request); err != nil {
-		return failure(ctx, "Init", err)
+		return plugin.Failure(ctx, "Init", err)
 	}
 	features, err := made.client.Features(calling, &componentsv1pb.FeaturesRequest{})
 	if err != nil {
-		return failure(ctx, "Features", err)
+		return plugin.Failure(ctx, "Features", err)
 	}
 	made.features = features.GetFeatures()
 	return nil

@@ -7,6 +7,7 @@
 //	client localhost-sdk STORE SECRET  prints what the SDK returns that nothing has configured
 //	client socket PATH                 prints the status and the body of an HTTP call by /secrets/http.sock
 //	client socket-sdk STORE SECRET     prints what the SDK returns by /secrets/grpc.sock
+//	client provider PATH WORD          is a provider of the Secrets Store CSI driver at a Unix socket, whose file ends with the word
 //	client plugin PATH WORD            is a pluggable secret store at a Unix socket, whose secret ends with the word
 //	client daprd FOLDER STORE SECRET NAMESPACE
 //	                                   prints what a daprd gets by the sockets in the folder, as JSON; "" is no namespace
@@ -52,6 +53,8 @@ func run(args []string) error {
 		return nil
 	case len(args) == 3 && args[0] == "plugin":
 		return servePlugin(killed(), args[1], args[2])
+	case len(args) == 3 && args[0] == "provider":
+		return serveProvider(killed(), args[1], args[2])
 	case len(args) == 2 && args[0] == "http":
 		token, err := os.ReadFile("/token/token")
 		if err != nil {

@@ -1,4 +1,8 @@
-package daprplugin
+// Package plugin says what went wrong with a call of a plugin: another program, which serves gRPC on a Unix socket. The
+// bridges to the kinds of plugins use it.
+//
+// What a plugin says is not trusted to be free of secrets: of its errors only the code is shown.
+package plugin
 
 import (
 	"context"
@@ -25,8 +29,8 @@ var kinds = map[codes.Code]providers.Kind{
 	codes.ResourceExhausted:  providers.Throttled,
 }
 
-// unreached returns the error for a socket that can't be connected to.
-func unreached(ctx context.Context, err error) error {
+// Unreached returns the error for a socket that can't be connected to.
+func Unreached(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -39,8 +43,8 @@ func unreached(ctx context.Context, err error) error {
 // early is how long before a deadline here the plugin, which has the same one, may give up.
 const early = 10 * time.Millisecond
 
-// failure returns the error for a call that failed, without the plugin's text.
-func failure(ctx context.Context, call string, err error) error {
+// Failure returns the error for a call that failed, without the plugin's text.
+func Failure(ctx context.Context, call string, err error) error {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) < early {
 		<-ctx.Done()
 	}
