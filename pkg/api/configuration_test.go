@@ -2,9 +2,11 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -340,5 +342,56 @@ func TestManyItems(t *testing.T) {
 			}
 		}
 		all.cancel()
+	})
+}
+
+// TestSubscribeByEvents subscribes over HTTP, where a client that accepts events has the updates in the answer, in the form
+// in which a daprd sends them to its app.
+func TestSubscribeByEvents(t *testing.T) {
+	m := providertest.NewMemory()
+	served(t, withDB(m, quiet), func(t *testing.T, f *fixture, s *server) {
+		const path = "/v1.0/configuration/vault/"
+		for _, accept := range []string{"", "*/*", "application/json"} {
+			st := s.get(path+"subscribe?key=db", "Accept", accept)
+			if lines, _ := st.new(); st.StatusCode != http.StatusInternalServerError || !strings.Contains(fmt.Sprint(lines), "ERR_APP_CHANNEL_NIL") {
+				t.Errorf("accepting %q: %d %q", accept, st.StatusCode, lines)
+			}
+		}
+		st := s.get(path+"subscribe?key=db&key=later", "Accept", "application/json, text/event-stream;q=0.9")
+		if st.StatusCode != http.StatusOK || st.Header.Get("Content-Type") != "text/event-stream" {
+			t.Errorf("status %d, headers %v", st.StatusCode, st.Header)
+		}
+		lines, _ := st.new()
+		var told struct{ ID string }
+		if len(lines) != 2 || lines[0] != "event: subscription" || json.Unmarshal([]byte(strings.TrimPrefix(lines[1], "data: ")), &told) != nil || told.ID == "" {
+			t.Fatalf("the beginning is %q", lines)
+		}
+		change(f, m, "2")
+		st.want("event: configuration", `data: {"id":"`+told.ID+`","items":{"db":{"value":"{\"password\":\"2\",\"user\":\"u\"}","version":…`)
+		m.Put("later", map[string]string{"later": "x"})
+		f.resolver.Invalidate("vault", "later")
+		st.want("event: configuration", `data: {"id":"`+told.ID+`","items":{"later":{"value":"x","version":…`)
+		time.Sleep(15 * time.Second) // of the bubble
+		st.want(":")
+
+		end := s.get(path + told.ID + "/unsubscribe")
+		if lines, _ := end.new(); end.StatusCode != http.StatusOK || !slices.Equal(lines, []string{`{"ok":true}`}) {
+			t.Errorf("unsubscribe: %d %q", end.StatusCode, lines)
+		}
+		if lines, ended := st.new(); len(lines) > 0 || !ended {
+			t.Errorf("after the end: %q (ended: %t)", lines, ended)
+		}
+		if n := f.countStreams(t); n != 0 {
+			t.Errorf("%d subscriptions are left", n)
+		}
+		for target, want := range map[string]string{
+			path + "subscribe?key=":                    "a key is empty",
+			"/v1.0/configuration/none/subscribe?key=a": "ERR_CONFIGURATION_STORE_NOT_FOUND",
+		} {
+			st := s.get(target, "Accept", "text/event-stream")
+			if lines, _ := st.new(); st.StatusCode < 400 || !strings.Contains(fmt.Sprint(lines), want) {
+				t.Errorf("%s: %d %q", target, st.StatusCode, lines)
+			}
+		}
 	})
 }

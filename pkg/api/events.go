@@ -70,12 +70,8 @@ func (h *httpSkin) streamSecret(w http.ResponseWriter, r *http.Request, rt route
 		return "", err
 	}
 	defer sub.Close()
-	s := &eventStream{w: w, control: http.NewResponseController(w), last: strings.Trim(r.Header.Get("Last-Event-Id"), `"`)}
-	header := w.Header()
-	header["Content-Type"] = []string{"text/event-stream"}
-	header["Cache-Control"] = []string{"no-store"}
-	header["X-Accel-Buffering"] = []string{"no"} // a proxy that buffers would hold events back
-	w.WriteHeader(http.StatusOK)
+	s := openEventStream(w)
+	s.last = strings.Trim(r.Header.Get("Last-Event-Id"), `"`)
 	if s.comment("watching") != nil {
 		return resultOK, nil
 	}
@@ -84,11 +80,7 @@ func (h *httpSkin) streamSecret(w http.ResponseWriter, r *http.Request, rt route
 		tell: func(updates []watch.Update) error { return h.tellEvents(s, id, q, store, updates) },
 		idle: func() error { return s.comment("") },
 	})
-	if f, ok := errors.AsType[*fault](err); ok {
-		_ = s.event("end", "", f.json()) // a caller that went away is nobody's concern
-		return resultOf(f), nil
-	}
-	return resultOK, nil
+	return s.end(err), nil
 }
 
 // readmit returns a func that attests the caller of r again.
@@ -132,6 +124,29 @@ type eventStream struct {
 	control   *http.ResponseController
 	last      string // the id of the last event that the client has
 	staleTold bool
+}
+
+const eventStreamType = "text/event-stream"
+
+// openEventStream begins an answer that is a stream of events.
+func openEventStream(w http.ResponseWriter) *eventStream {
+	header := w.Header()
+	header["Content-Type"] = []string{eventStreamType}
+	header["Cache-Control"] = []string{"no-store"}
+	header["X-Accel-Buffering"] = []string{"no"} // a proxy that buffers would hold events back
+	w.WriteHeader(http.StatusOK)
+	return &eventStream{w: w, control: http.NewResponseController(w)}
+}
+
+// end tells why the stream ends, if err is a *fault, and returns the result of the request: that a caller went away is
+// nobody's concern.
+func (s *eventStream) end(err error) (result string) {
+	f, ok := errors.AsType[*fault](err)
+	if !ok {
+		return resultOK
+	}
+	_ = s.event("end", "", f.json())
+	return resultOf(f)
 }
 
 // content tells what the secret holds, unless the client has it.

@@ -97,7 +97,7 @@ func (h *httpSkin) serveCaller(w http.ResponseWriter, r *http.Request, rt route,
 	case opGetConfiguration:
 		return h.getConfiguration(w, r, rt, id)
 	case opSubscribe:
-		return "", refuseConfigurationUpdates(rt)
+		return h.subscribeConfiguration(w, r, rt, id)
 	case opUnsubscribe:
 		return h.endSubscription(w, rt, id)
 	case opBulk:

@@ -84,7 +84,7 @@ func TestWatchIsRefused(t *testing.T) {
 		"/v1.0/secrets/vault/db?watch=false":          {200, `{"password":"1","user":"u"}`},
 		"/v1.0/secrets/vault/db?wait=60":              {200, `{"password":"1","user":"u"}`}, // there is nothing to wait for
 		"/v1.0/secrets/vault/bulk?watch=0":            {200, `"db"`},
-		"/v1.0/configuration/vault/subscribe?key=db":  {500, "?watch"},
+		"/v1.0/configuration/vault/subscribe?key=db":  {500, "send Accept: text/event-stream"},
 		"/v1.0-alpha1/configuration/vault/subscribe":  {500, "app channel is not initialized. cannot subscribe to configuration updates"},
 		"/v1.0/configuration/vault/x/unsubscribe":     {500, "failed to unsubscribe to configuration request x: subscription does not exist"},
 		"/v1.0/configuration/vault/x/y":               {404, "ERR_DIRECT_INVOKE"},
