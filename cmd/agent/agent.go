@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -282,17 +281,6 @@ func (a *agent) rotateWhenReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-}
-
-// settle gives back what opening the stores took: decoding manifests and secrets needs several times the memory that the
-// agent has to keep, and an idle one would hold on to it for minutes.
-func (a *agent) settle(ctx context.Context) error {
-	select {
-	case <-a.stores.Ready():
-		debug.FreeOSMemory()
-	case <-ctx.Done():
-	}
-	return nil
 }
 
 func logProblems(log *slog.Logger, problems []component.Problem) {

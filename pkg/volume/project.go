@@ -87,10 +87,10 @@ type selected struct {
 func (p *projection) item(it Item, payload map[string]secret.Value) error {
 	wanted := it.Fields
 	if len(wanted) == 0 {
-		p.all = appendFields(p.all[:0], payload)
+		p.all = appendFields(slices.Grow(p.all[:0], len(payload)), payload)
 		wanted = p.all
 	}
-	fields := p.selected[:0]
+	fields := slices.Grow(p.selected[:0], len(wanted))
 	ok := true
 	for _, f := range wanted {
 		v, found := payload[f.Name]

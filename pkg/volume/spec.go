@@ -74,7 +74,7 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 		if strings.HasPrefix(name, reservedPrefix) {
 			continue
 		}
-		p.at = fmt.Sprintf("volume attribute %q", name)
+		p.at = attributeCalled(name)
 		value := attributes[name]
 		switch name {
 		case attrStore, attrSecrets:
@@ -102,7 +102,7 @@ func parseSpec(attributes map[string]string) (Spec, []string) {
 			p.reportf("is unknown; the attributes are %s", strings.Join(attributeNames, ", "))
 		}
 	}
-	p.at = fmt.Sprintf("volume attribute %q", attrSecrets)
+	p.at = attributeCalled(attrSecrets)
 	spec.Items = p.items(attributes[attrSecrets], defaults)
 	if spec.Class != "" {
 		spec.Items = append(spec.Items, itemOf(spec.Class))
@@ -171,6 +171,9 @@ type parser struct {
 func (p *parser) reportf(format string, args ...any) {
 	p.problems = append(p.problems, p.at+" "+fmt.Sprintf(format, args...))
 }
+
+// attributeCalled names an attribute.
+func attributeCalled(name string) string { return "volume attribute " + strconv.Quote(name) }
 
 // parsed returns what parse makes of s, and reports its error.
 func parsed[T any](p *parser, s string, parse func(string) (T, error)) T {

@@ -123,15 +123,16 @@ func fillTmpfs(tmpfs int, fill func(dir Dir, device uint64) error) error {
 	return fill(Dir{tmpfs}, st.Dev)
 }
 
-// attach moves tmpfs onto the directory name below parent, which it creates if need be.
-func attach(tmpfs, parent int, name string) (err error) {
+// attach moves tmpfs onto the directory name below parent, which it creates if need be. A directory that it has created has
+// nothing mounted on it, and no symbolic link is followed; one that was there is looked at first.
+func attach(tmpfs, parent int, name string) error {
 	switch made := unix.Mkdirat(parent, name, 0o750); {
 	case made == nil:
-		defer func() {
-			if err != nil {
-				_ = unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
-			}
-		}()
+		err := unix.MoveMount(tmpfs, "", parent, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		if err != nil {
+			return errors.Join(fmt.Errorf("attach tmpfs: %w", err), unix.Unlinkat(parent, name, unix.AT_REMOVEDIR))
+		}
+		return nil
 	case !errors.Is(made, unix.EEXIST):
 		return fmt.Errorf("create target: %w", made)
 	}
