@@ -12,19 +12,27 @@ import (
 )
 
 // withClasses adds a store for each SecretProviderClass. On a node of Kubernetes it is one of the class's namespace, for the
-// pods of which it is open, and the provider is told which pod asks. A component that has the name keeps it.
-func withClasses(components []component.Component, classes []component.SecretProviderClass, kubernetes bool) []component.Component {
-	taken := make(map[string]bool, len(components))
+// pods of which it is open, and the provider is told which pod asks. Of two with one name the first counts, and a component
+// that has the name keeps it; a problem says so.
+func withClasses(components []component.Component, classes []component.SecretProviderClass, kubernetes bool) ([]component.Component, []component.Problem) {
+	taken := make(map[string]component.Position, len(components))
 	for _, c := range components {
-		taken[c.Key()] = true
+		taken[c.Key()] = c.Position
 	}
+	var problems []component.Problem
 	for _, class := range classes {
-		if c := classStore(class, kubernetes); !taken[c.Key()] {
-			taken[c.Key()] = true
-			components = append(components, c)
+		c := classStore(class, kubernetes)
+		if first, twice := taken[c.Key()]; twice {
+			problems = append(problems, component.Problem{
+				Position: class.Position, Severity: component.Error, Field: "metadata.name",
+				Message: fmt.Sprintf("store %q is already defined at %s", c.Name, first), Remedy: "rename or remove one of the two",
+			})
+			continue
 		}
+		taken[c.Key()] = class.Position
+		components = append(components, c)
 	}
-	return components
+	return components, problems
 }
 
 func classStore(class component.SecretProviderClass, kubernetes bool) component.Component {

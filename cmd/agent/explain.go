@@ -102,7 +102,7 @@ func (e *explainFlags) decide(manifests *component.Manifests, out io.Writer) err
 	if closed {
 		components = new(kubernetesFlags).withBuiltin(components)
 	}
-	components = withClasses(components, manifests.Classes, closed)
+	components, _ = withClasses(components, manifests.Classes, closed)
 	policy, err := scope.NewPolicy(rules(manifests, components, closed))
 	if err != nil {
 		return err

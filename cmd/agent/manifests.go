@@ -55,7 +55,9 @@ func (a *agent) enforce() {
 		components = a.flags.kubernetes.withBuiltin(components)
 	}
 	if len(a.flags.providers) > 0 {
-		components = withClasses(components, m.Classes, a.cluster != nil)
+		var problems []component.Problem
+		components, problems = withClasses(components, m.Classes, a.cluster != nil)
+		logProblems(a.log, problems)
 	}
 	policy, err := scope.NewPolicy(rules(m, components, a.cluster != nil))
 	if err != nil {

@@ -62,7 +62,7 @@ type Query struct {
 
 // Caller is the pod on whose behalf a store that authorises pods itself is asked. It is attested; what the store grants
 // depends on Tokens alone. An answer is shared by all pods of the service account, so it may depend on that, not on the
-// pod, which is one of them.
+// pod, which is one of them; see Driver.PerPod for what does.
 type Caller struct{ Namespace, ServiceAccount, Pod, PodUID string }
 
 // TokenSource gives the calling pod's service-account tokens, for stores that authorise pods themselves.
@@ -112,6 +112,8 @@ type Driver struct {
 	// Identities are the ways in which stores of this kind can be read, the default first; the metadata name "identity"
 	// of a manifest chooses. Nil: AsAgent only.
 	Identities []Identity
+	// PerPod is set for stores whose answers, read AsPod, may depend on the pod and not on its service account alone.
+	PerPod bool
 	// Selectors tells which selectors of a Query the store has. The API drops the others from a request, because Dapr's
 	// stores ignore them; a volume that asks for one is refused by Fetch.
 	Selectors Selectors

@@ -76,4 +76,6 @@ type Settings struct {
 	MaxBytes          int64         // estimated size of all cached answers of the store, overhead included; default 64 MiB
 	// PerIdentity keeps one cached answer per namespace and service account, for stores that authorise pods themselves.
 	PerIdentity bool
+	// PerPod keeps, besides, one for each pod, for stores whose answers may depend on it.
+	PerPod bool
 }

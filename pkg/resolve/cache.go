@@ -18,6 +18,7 @@ type key struct {
 	list                           bool
 	metadata                       string // see canonical
 	callerNamespace, callerAccount string
+	callerPod                      string // its UID, where it matters which pod of the account asks
 	own                            string // see Request.Own
 }
 

@@ -107,3 +107,27 @@ func TestStoreThatIsStillOpenAsTheAgent(t *testing.T) {
 	f.Install(resolve.Store{Name: "s", Provider: f.store.Provider(), Settings: resolve.Settings{PerIdentity: true}})
 	f.want(req, "1", false, 2)
 }
+
+// TestPerPod: where answers depend on the pod, another pod of the service account does not get them, nor one of its name.
+func TestPerPod(t *testing.T) {
+	for perPod, want := range map[bool]int{true: 3, false: 1} {
+		f := newFixture(t, resolve.Settings{PerIdentity: true, PerPod: perPod})
+		f.put("a", "1")
+		policy, err := scope.NewPolicy(scope.Rules{Stores: []scope.Store{{Name: "s"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pod := range []struct{ name, uid string }{{"one", "1"}, {"two", "2"}, {"two", "3"}, {"one", "1"}} {
+			grant, err := policy.Authorize(scope.Identity{Namespace: "shop", ServiceAccount: "app", Pod: pod.name, PodUID: pod.uid}, scope.Ref{Store: "s", Name: "a"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Resolve(t.Context(), resolve.Request{Grant: grant}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := len(f.store.Queries()); got != want {
+			t.Errorf("PerPod %t: %d reads, want %d", perPod, got, want)
+		}
+	}
+}

@@ -160,6 +160,9 @@ func (in *installation) keyOf(req *Request, list bool) (key, error) {
 			return k, in.fail(k.Name, providers.Errorf(providers.Invalid, "the store authorises pods, and this read is on behalf of none"))
 		}
 		k.callerNamespace, k.callerAccount = id.Namespace, id.ServiceAccount
+		if in.PerPod {
+			k.callerPod = id.PodUID
+		}
 	}
 	if req.Grant.AsPod() && !in.PerIdentity { // the manifest has changed, and the store is not open as it says yet
 		return k, in.fail(k.Name, providers.Errorf(providers.Unavailable, "the store is to be read as the pod, and is still open as the agent"))

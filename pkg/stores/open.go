@@ -70,6 +70,7 @@ func (s *Set) try(ctx context.Context, a attempt) outcome {
 		return o
 	}
 	o.settings.PerIdentity = identity == providers.AsPod
+	o.settings.PerPod = o.settings.PerIdentity && driver.PerPod
 	if now := a.inService; now != nil && now.driver == driver.Type && maps.EqualFunc(now.properties, properties, secret.Value.Equal) {
 		return o
 	}

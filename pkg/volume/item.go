@@ -72,10 +72,9 @@ func (s Spec) Sources() []Source {
 // ClassStore is the name of the store that a SecretProviderClass is, in its namespace.
 func ClassStore(class string) string { return "secretproviderclass:" + class }
 
-// itemOf returns the item of a SecretProviderClass: all of its files, where its provider puts them. They are for this pod,
-// which the provider is told of.
+// itemOf returns the item of a SecretProviderClass: all of its files, where its provider puts them.
 func itemOf(class string) Item {
-	return Item{Ref: scope.Ref{Store: ClassStore(class), Name: class}, Path: ".", Format: FormatFiles, Own: true}
+	return Item{Ref: scope.Ref{Store: ClassStore(class), Name: class}, Path: ".", Format: FormatFiles}
 }
 
 // count is how many Sources there are.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 	"github.com/keywell/keywell/pkg/providers/csiprovider/v1alpha1"
 )
 
-// Type is the component type of a class. No manifest has it: the agent makes a component of each class.
-const Type = "secretstores.secretproviderclass"
+// Type is the component type of a class. No manifest can have it, because it is no type of a secret store: the agent makes a
+// component of each class.
+const Type = "secretproviderclass"
 
 // ClassProperty is the property that holds a class, as Class.Encode writes it.
 const ClassProperty = "class"
@@ -55,6 +57,7 @@ func Driver(opts Options) providers.Driver {
 		Properties:        []providers.Property{{Name: ClassProperty, Required: true}},
 		MultipleKeyValues: func(providers.Config) bool { return true },
 		Identities:        []providers.Identity{providers.AsAgent, providers.AsPod},
+		PerPod:            true, // a provider is told which pod asks
 		Open: func(_ context.Context, cfg providers.Config) (providers.Provider, error) {
 			var class Class
 			if err := json.Unmarshal(cfg.Properties[ClassProperty].Reveal(), &class); err != nil {
@@ -176,18 +179,22 @@ func errClosed() error { return providers.Errorf(providers.Unavailable, "provide
 func (s *store) request(ctx context.Context, q providers.Query) (*v1alpha1.MountRequest, error) {
 	attributes := make(map[string]string, len(s.class.Parameters)+5)
 	for name, value := range s.class.Parameters {
-		attributes[name] = value
+		if !strings.HasPrefix(name, keyPrefix) { // a class can't say who the pod is
+			attributes[name] = value
+		}
 	}
-	if s.asPod { // attested, so it comes after what a class may claim
+	if s.asPod {
 		attributes[keyPrefix+"pod.name"] = q.Caller.Pod
 		attributes[keyPrefix+"pod.namespace"] = q.Caller.Namespace
 		attributes[keyPrefix+"pod.uid"] = q.Caller.PodUID
 		attributes[keyPrefix+"serviceAccount.name"] = q.Caller.ServiceAccount
-		tokens, err := s.tokens(ctx, q)
-		if err != nil {
-			return nil, err
+		if len(s.opts.Audiences) > 0 {
+			tokens, err := s.tokens(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			attributes[keyPrefix+"serviceAccount.tokens"] = tokens
 		}
-		attributes[keyPrefix+"serviceAccount.tokens"] = tokens
 	}
 	encoded, err := json.Marshal(attributes)
 	if err != nil {
@@ -205,9 +212,6 @@ const (
 
 // tokens returns the pod's tokens in the kubelet's form.
 func (s *store) tokens(ctx context.Context, q providers.Query) (string, error) {
-	if len(s.opts.Audiences) == 0 {
-		return "", nil
-	}
 	if q.Tokens == nil {
 		return "", providers.Errorf(providers.Invalid, "%w", providers.ErrNoTokens)
 	}

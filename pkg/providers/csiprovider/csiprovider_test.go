@@ -223,8 +223,8 @@ func TestTokens(t *testing.T) {
 	if _, err := mustOpen(t, csiprovider.Options{Directories: []string{dir}}, classOf("db"), providers.AsPod).Fetch(t.Context(), q); err != nil {
 		t.Error(err)
 	}
-	if got := p.Asked()[0]["csi.storage.k8s.io/serviceAccount.tokens"]; got != "" {
-		t.Errorf("tokens are %s", got)
+	if got, told := p.Asked()[0]["csi.storage.k8s.io/serviceAccount.tokens"]; told {
+		t.Errorf("tokens are %q", got)
 	}
 	store := mustOpen(t, csiprovider.Options{Directories: []string{dir}, Audiences: []string{"vault"}}, classOf("db"), providers.AsPod)
 	if _, err := store.Fetch(t.Context(), q); !errors.Is(err, providers.ErrNoTokens) {
@@ -237,7 +237,9 @@ func TestTokens(t *testing.T) {
 	if len(p.Asked()) != 1 {
 		t.Errorf("the provider was asked %d times", len(p.Asked()))
 	}
-	standalone := mustOpen(t, csiprovider.Options{Directories: []string{dir}}, classOf("db"), providers.AsAgent)
+	forged := classOf("db")
+	forged.Parameters["csi.storage.k8s.io/pod.namespace"] = "kube-system"
+	standalone := mustOpen(t, csiprovider.Options{Directories: []string{dir}}, forged, providers.AsAgent)
 	if _, err := standalone.Fetch(t.Context(), providers.Query{Name: "db"}); err != nil {
 		t.Error(err)
 	}
