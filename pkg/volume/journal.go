@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,8 @@ import (
 // A line without an end was cut off with the process, and counts as not written. This is safe for all of them: begun,
 // saved and withdrawn come before what they announce, and what published and removed confirm is found out again.
 //
-// When most of the file is history, a new one replaces it by a rename. Operations on one volume ID take turns.
+// When most of the file is history, and a little after a volume has gone, a new file replaces it by a rename. Operations on
+// one volume ID take turns.
 type journal struct {
 	dir string
 
@@ -38,6 +40,7 @@ type journal struct {
 	compact int64    // the size at which to replace it
 	room    int64    // up to where the filesystem has promised room
 	line    []byte   // the last one, whose memory the next uses
+	tidying bool     // the file is to be replaced in a while
 }
 
 const (
@@ -46,7 +49,9 @@ const (
 	badSuffix   = ".bad" // lines that could not be read, for people to look at
 
 	maxLine    = 16 << 10 // a longer line's memory is not kept, in bytes
-	minCompact = 1 << 20  // a journal that is shorter is not worth replacing, in bytes
+	minCompact = 1 << 20  // a journal that is shorter is not worth replacing at once, in bytes
+	// tidyAfter is how long the journal may remember a volume that is gone. Many go together.
+	tidyAfter = 10 * time.Second
 	// journalRoom is kept free behind the end, in bytes, so that the few words which end a volume can be written even when
 	// the filesystem is full: 250 volumes need half of it.
 	journalRoom = 64 << 10
@@ -109,10 +114,28 @@ func (j *journal) add(verb, id string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("write record of volume %q: %w", id, err)
 	}
-	if j.size >= j.compact {
+	switch {
+	case j.size >= j.compact:
 		j.tidy()
+	case verb == verbRemoved && !j.tidying:
+		j.tidying = true
+		time.AfterFunc(tidyAfter, j.forget)
 	}
 	return nil
+}
+
+// forget drops the history, if the file is still the one that others would open.
+func (j *journal) forget() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.tidying = false
+	ours, err := j.file.Stat()
+	if err != nil {
+		return
+	}
+	if there, err := os.Lstat(j.path("")); err == nil && os.SameFile(ours, there) {
+		j.tidy()
+	}
 }
 
 // tidy replaces the file. One that can't be replaced now goes on as it is, and grows until it can.

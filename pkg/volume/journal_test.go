@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -201,4 +203,46 @@ func TestFullStateDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.mustPublish(t, n.request("v", "a"))
+}
+
+// TestJournalForgets: what is gone is not remembered for long, what is there is kept, and a journal that is another
+// process' by now is left alone.
+func TestJournalForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.store.set("a", fields{"a": "1"})
+		for _, id := range []string{"gone", "kept"} {
+			n.mustPublish(t, n.request(id, "a"))
+		}
+		text := func() string {
+			t.Helper()
+			text, err := os.ReadFile(n.journal())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		if err := n.Unpublish(t.Context(), "gone", n.target("gone")); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(text(), "gone") {
+			t.Error("the journal was replaced at once")
+		}
+		time.Sleep(10*time.Second + 1) // of the bubble
+		synctest.Wait()
+		if got := text(); strings.Contains(got, "gone") || !strings.HasPrefix(got, `saved "kept" {`) {
+			t.Errorf("the journal is %q", got)
+		}
+		if err := n.Unpublish(t.Context(), "kept", n.target("kept")); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Remove(n.journal()), os.WriteFile(n.journal(), []byte("another's\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10*time.Second + 1)
+		synctest.Wait()
+		if got := text(); got != "another's\n" {
+			t.Errorf("the other journal is %q", got)
+		}
+	})
 }
