@@ -25,12 +25,16 @@ var umask = func() fs.FileMode {
 // owner is a user and a group; -1 leaves the agent's.
 type owner struct{ uid, gid int }
 
-// createFile makes a file below the directory dir, through no symbolic link. flags are O_EXCL or O_TRUNC, for a file
-// that is there already. It does not sync: what it is for does not outlive the kernel.
-func createFile(dir int, path string, flags uint64, mode fs.FileMode, o owner, data []byte) error {
-	fd, err := openFile(dir, path, unix.O_CREAT|flags, mode)
+// createFile makes a file below the directory dir, through no symbolic link. It does not sync: what it is for does not
+// outlive the kernel.
+func createFile(dir int, path string, mode fs.FileMode, o owner, data []byte) error {
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{
+		Flags:   unix.O_WRONLY | unix.O_CLOEXEC | unix.O_CREAT | unix.O_EXCL,
+		Mode:    uint64(mode.Perm()),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
 	if err != nil {
-		return err
+		return pathError("open", path, err)
 	}
 	err = writeAll(fd, data)
 	if err == nil && o != (owner{-1, -1}) {
@@ -43,16 +47,6 @@ func createFile(dir int, path string, flags uint64, mode fs.FileMode, o owner, d
 		return &fs.PathError{Op: "write", Path: path, Err: err}
 	}
 	return nil
-}
-
-// openFile opens a file for writing. The caller closes it.
-func openFile(dir int, path string, flags uint64, mode fs.FileMode) (int, error) {
-	fd, err := unix.Openat2(dir, path, &unix.OpenHow{
-		Flags:   unix.O_WRONLY | unix.O_CLOEXEC | flags,
-		Mode:    uint64(mode.Perm()),
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	return fd, pathError("open", path, err)
 }
 
 func writeAll(fd int, data []byte) error {

@@ -138,7 +138,7 @@ func writeFiles(dir int, name string, files []File, o owner) error {
 		if err := makeDirs(gen, path.Dir(f.Path), made); err != nil {
 			return err
 		}
-		if err := createFile(gen, f.Path, unix.O_EXCL, f.Mode, o, f.Data.Reveal()); err != nil {
+		if err := createFile(gen, f.Path, f.Mode, o, f.Data.Reveal()); err != nil {
 			return err
 		}
 	}
