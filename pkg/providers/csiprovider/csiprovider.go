@@ -116,7 +116,7 @@ func (s *store) List(ctx context.Context, _ providers.Query) ([]string, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case s.closed:
-		return nil, errClosed()
+		return nil, providers.ErrClosed()
 	}
 	return []string{s.class.Name}, nil
 }
@@ -126,7 +126,7 @@ func (s *store) client() (v1alpha1.CSIDriverProviderClient, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, errClosed()
+		return nil, providers.ErrClosed()
 	}
 	path, err := s.socket()
 	if err != nil {
@@ -172,8 +172,6 @@ func (s *store) Close() error {
 	s.leave()
 	return nil
 }
-
-func errClosed() error { return providers.Errorf(providers.Unavailable, "provider is closed") }
 
 // request is what the provider is told.
 func (s *store) request(ctx context.Context, q providers.Query) (*v1alpha1.MountRequest, error) {

@@ -145,7 +145,7 @@ func (s *store) use(ctx context.Context) (*session, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-s.done:
-		return nil, errClosed()
+		return nil, providers.ErrClosed()
 	}
 	if session, err := s.ready(ctx); session != nil || err != nil {
 		return session, err // somebody else made it meanwhile
@@ -158,13 +158,11 @@ func (s *store) use(ctx context.Context) (*session, error) {
 	defer s.mu.Unlock()
 	if s.closed {
 		_ = made.conn.Close() // nobody has used it
-		return nil, errClosed()
+		return nil, providers.ErrClosed()
 	}
 	s.replace(made)
 	return made, nil
 }
-
-func errClosed() error { return providers.Errorf(providers.Unavailable, "provider is closed") }
 
 // ready returns the session, unless there is none with the socket that is there now.
 func (s *store) ready(ctx context.Context) (*session, error) {
@@ -175,7 +173,7 @@ func (s *store) ready(ctx context.Context) (*session, error) {
 	current, closed := s.current, s.closed
 	s.mu.Unlock()
 	if closed {
-		return nil, errClosed()
+		return nil, providers.ErrClosed()
 	}
 	if current == nil {
 		return nil, nil

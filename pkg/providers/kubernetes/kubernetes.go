@@ -164,7 +164,7 @@ func (s *store) check(ctx context.Context, q providers.Query) (read, error) {
 		return read{}, err
 	}
 	if s.closed() {
-		return read{}, errClosed()
+		return read{}, providers.ErrClosed()
 	}
 	if q.Version != "" || q.Stage != "" {
 		return read{}, providers.Errorf(providers.Invalid, "a Kubernetes Secret has no earlier versions and no stages")
@@ -194,8 +194,6 @@ func (s *store) closed() bool {
 		return false
 	}
 }
-
-func errClosed() error { return providers.Errorf(providers.Unavailable, "provider is closed") }
 
 // Interface guards.
 var (

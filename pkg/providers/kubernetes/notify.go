@@ -52,7 +52,7 @@ func (s *store) Notify(ctx context.Context, changed func(name string)) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.done:
-			return errClosed()
+			return providers.ErrClosed()
 		case <-s.interest.wake:
 		case t := <-ended:
 			delete(running, t)

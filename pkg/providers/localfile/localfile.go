@@ -115,7 +115,7 @@ func (s *store) secrets(ctx context.Context, q providers.Query) (content, error)
 	}
 	select {
 	case <-s.done:
-		return nil, errClosed()
+		return nil, providers.ErrClosed()
 	default:
 	}
 	if q.Version != "" || q.Stage != "" || q.Namespace != "" {
@@ -123,8 +123,6 @@ func (s *store) secrets(ctx context.Context, q providers.Query) (content, error)
 	}
 	return s.refresh(ctx)
 }
-
-func errClosed() error { return providers.Errorf(providers.Unavailable, "provider is closed") }
 
 // Interface guards.
 var (

@@ -39,7 +39,7 @@ func (s *store) Notify(ctx context.Context, changed func(name string)) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.done:
-			return errClosed()
+			return providers.ErrClosed()
 		case <-watcher.Events:
 			due.Reset(quiet)
 			continue

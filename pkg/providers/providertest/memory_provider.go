@@ -102,7 +102,7 @@ func (p *MemoryProvider) Notify(ctx context.Context, changed func(name string)) 
 		case <-ctx.Done():
 			return nil
 		case <-p.done:
-			return errClosed()
+			return providers.ErrClosed()
 		case <-w.ready:
 		}
 		names, err := p.store.take(w)
@@ -139,13 +139,11 @@ func (p *MemoryProvider) ready(ctx context.Context, hang chan struct{}) error {
 	}
 	select {
 	case <-p.done:
-		return errClosed()
+		return providers.ErrClosed()
 	default:
 		return nil
 	}
 }
-
-func errClosed() error { return providers.Errorf(providers.Unavailable, "provider is closed") }
 
 // watch is one running Notify. Its fields but ready are guarded by the store's mutex.
 type watch struct {
